@@ -1,0 +1,1 @@
+"""The peer process: where raft, gossip, workflow, the API and the workers are put together."""
