@@ -11,6 +11,7 @@
     ├── Stopped              definite: the node is closed, or stopped after a fatal error (its cause)
     ├── StorageFailed        fatal: a write or sync failed, or what is on disk cannot be trusted
     │   └── JournalDamaged, SnapshotDamaged
+    ├── DataDirectoryLocked  definite: another process holds the data directory
     └── SettingsInvalid      a setting that contradicts another one
 
 *Definite* means: the operation certainly had no effect, so it may be retried blindly.
@@ -109,6 +110,13 @@ class SnapshotDamaged(StorageFailed):
     """A snapshot's checksum does not match; the one before it may still be good."""
 
     code = "snapshot_damaged"
+
+
+class DataDirectoryLocked(RaftError):
+    """Another process (or another `Raft` in this one) holds the data directory."""
+
+    code = "data_directory_locked"
+    definite = True
 
 
 class SettingsInvalid(RaftError):
