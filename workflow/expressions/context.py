@@ -17,7 +17,7 @@ class EvalContext:
     the entries of its own `variables` dict between two evaluations.
     """
 
-    __slots__ = ("context", "results", "value", "variables")
+    __slots__ = ("context", "results", "spent", "value", "variables")
 
     def __init__(
         self,
@@ -30,3 +30,4 @@ class EvalContext:
         self.variables = variables
         self.context = context
         self.results = results
+        self.spent = 0  # evaluation steps of the current evaluation; the evaluators' own
