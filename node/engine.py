@@ -6,6 +6,7 @@ exists only at the API's edge. All times are Unix seconds of cluster time (DESIG
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -152,7 +153,7 @@ class Engine(Protocol):
 
     async def history(
         self, execution_id: str, *, after: int = 0, limit: int = 1000
-    ) -> list[ExecutionEvent]: ...
+    ) -> builtins.list[ExecutionEvent]: ...
 
     def events(self, execution_id: str, *, after: int = 0) -> AsyncIterator[ExecutionEvent]:
         """Events with `seq > after`, then live ones; ends after the execution's terminal event."""
@@ -170,7 +171,7 @@ class Engine(Protocol):
 
     async def list_workflows(
         self, *, limit: int = 100, cursor: str | None = None
-    ) -> tuple[list[WorkflowView], str | None]: ...
+    ) -> tuple[builtins.list[WorkflowView], str | None]: ...
 
     async def delete_workflow(self, workflow_id: str) -> None: ...
 

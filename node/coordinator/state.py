@@ -1,0 +1,314 @@
+"""What the state machine keeps: live executions, definitions, workflows, dedupe keys, cluster time.
+
+Structs of msgspec: compact, compared by value, and encoded as they are into rows and snapshots. Only `apply.py` and
+`run.py` write to them. What can be computed from the rest (`State.granted`, `Execution.active`, reference counts) is
+kept for speed and compared by `check_invariants`. Field order is the format on disk: new fields go to the end, with
+defaults.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from enum import IntEnum
+
+from msgspec import Struct
+
+from node.coordinator.journal import Entry
+from node.coordinator.program import Program
+from workflow.messages import ControlPlan, StepError
+
+ScopeKey = tuple[int, tuple[int, ...]]  # (body, loop path)
+AttemptKey = tuple[str, int, tuple[int, ...], int]  # (execution, segment, loop path, attempt)
+
+
+class Phase(IntEnum):
+    """What has become of a segment in its scope. Bit 4 of the same byte: a live flow edge has arrived."""
+
+    UNRESOLVED = 0
+    OPEN = 1  # has an Attempt
+    DONE = 2
+    SKIPPED = 3
+    FAILED = 4
+
+
+LIVE = 0x10
+PHASE_MASK = 0x0F
+
+
+class Stage(IntEnum):
+    """Where the current attempt of an open segment stands."""
+
+    QUEUED = 0  # a write above the grant window: not to be dispatched before a Grant is committed
+    ACTIVE = 1  # may be dispatched, may be running
+    TIMER = 2
+    SIGNAL = 3
+    BACKOFF = 4
+    LOOP = 5  # bodies run
+
+
+class Loop(Struct, array_like=True):
+    """Bodies that a loop step asked for; `results[i]` is b"" until item i is done."""
+
+    items: list[bytes]
+    results: list[bytes]
+    started: int
+    running: int
+    done: int
+    failed: int
+    max_concurrency: int
+    tolerated_failures: int
+    last_error: StepError | None = None
+
+
+class Attempt(Struct, array_like=True):
+    """The current try of an open segment. `number` is the fence: it grows with every dispatch that follows a commit."""
+
+    segment: int
+    number: int = 1
+    stage: int = Stage.ACTIVE
+    since: float = 0.0  # cluster time of the last change of stage
+    failures: int = 0
+    losses: int = 0  # times that a pure or read task took its runner with it
+    due: float = 0.0  # of TIMER, SIGNAL with a time limit, BACKOFF; 0: none
+    wall: bool = False  # `due` is wall time
+    name: str | None = None  # of the signal
+    resume: bytes | None = None
+    loop: Loop | None = None
+    heartbeat: bytes | None = None
+
+
+class Scope(Struct, array_like=True):
+    """One run of a set of segments: the root, or a loop body for one item."""
+
+    body: int
+    path: tuple[int, ...]
+    phases: bytearray  # Phase | LIVE by local segment number
+    unresolved: int
+    joins: dict[int, int]  # segment with several incoming edges -> how many are still unresolved
+    outputs: dict[int, bytes]  # step -> encoded result
+    attempts: dict[int, Attempt]  # by segment
+    item: bytes | None
+    failed: StepError | None = None  # a loop body that waits for its last active attempts to report
+
+
+class Execution(Scope, array_like=True, kw_only=True):
+    """A live execution; as a Scope it is its own root."""
+
+    id: str
+    number: int  # order of acceptance in the cluster, from 1
+    plan: bytes  # hash of the definition
+    workflow_id: str
+    workflow_version: int | None
+    created_at: float
+    context: bytes | None
+    priority: int
+    tags: dict[str, str]
+    tenant: str
+    journal: list[Entry]
+    active: int = 0  # attempts that are ACTIVE
+    parked: int = 0  # attempts in every other stage but LOOP
+    scopes: dict[ScopeKey, Scope] | None = None
+    shared: bytes | None = None  # level 1: shared state of the steps
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    deadline: float = 0.0  # cluster time at which it fails; 0: none
+    timeout_s: float = 0.0
+    status: str = ""  # empty while live; then the terminal one
+    ending: str = ""  # terminal status that follows when the last active attempt has reported
+    error: StepError | None = None
+    signals: dict[str, list[bytes]] | None = None  # received, not yet waited for
+    signal_ids: dict[str, None] | None = None
+    bytes: int = 0  # of values held
+    generation: int = 0  # of idempotency keys: grows with a redrive
+
+
+class Definition(Struct):
+    """A compiled definition. `references`: live executions and registered versions that need it."""
+
+    payload: bytes
+    plan: ControlPlan
+    program: Program
+    last_used: float
+    references: int = 0
+
+
+class Version(Struct, array_like=True, frozen=True):
+    """A version of a registered workflow."""
+
+    version: int
+    plan: bytes
+    name: str
+    description: str
+    created_at: float
+
+
+class Workflow(Struct, array_like=True):
+    """A registered workflow. `versions` ascend; deleting a workflow removes it whole."""
+
+    versions: list[Version]
+
+
+class Dedupe(Struct, array_like=True, frozen=True, gc=False):
+    """What a start under an idempotency key led to. `digest` tells a repetition from another request."""
+
+    execution_id: str
+    digest: bytes
+    at: float
+
+
+class Limits(Struct, array_like=True, frozen=True, kw_only=True):
+    """Bounds that decide inside `apply`, so they are replicated: changed by the command Configure only."""
+
+    write_window: int = 64  # write attempts granted ahead of free slots: what a crash can leave in doubt
+    runner_kills_max: int = 3  # a task that kills its runner this often fails
+    dedupe_keep_s: float = 86_400.0
+    dedupe_keys_max: int = 1_000_000  # per tenant; about 250 bytes each
+    journal_max: int = 200_000  # entries of one execution: 10,000 loop items of 5 segments, four times
+    signals_max: int = 10_000  # buffered per execution
+    signal_bytes_max: int = 8 * 1024 * 1024  # buffered per execution
+    workflows_max: int = 100_000
+    loop_items_max: int = 1_000_000
+
+
+class State:
+    """Everything that is replicated. Made empty, or by a store; changed only by `apply.apply`."""
+
+    __slots__ = (
+        "accepted",
+        "bytes",
+        "dedupe",
+        "dedupe_counts",
+        "dedupe_order",
+        "definitions",
+        "executions",
+        "granted",
+        "limits",
+        "now",
+        "workflows",
+    )
+
+    def __init__(self) -> None:
+        self.now: float = 0.0  # cluster time of the last applied batch
+        self.accepted: int = 0  # executions ever accepted
+        self.executions: dict[str, Execution] = {}  # in order of acceptance
+        self.definitions: dict[bytes, Definition] = {}
+        self.workflows: dict[str, Workflow] = {}
+        self.dedupe: dict[tuple[str, str], Dedupe] = {}
+        self.dedupe_order: deque[tuple[str, str]] = deque()  # oldest first
+        self.dedupe_counts: dict[str, int] = {}
+        self.granted: int = 0  # write attempts that are ACTIVE
+        self.bytes: int = 0  # of values held by live executions
+        self.limits = Limits()
+
+    def program_of(self, execution: Execution) -> Program:
+        """The tables of this execution's plan."""
+        return self.definitions[execution.plan].program
+
+
+def scopes_of(execution: Execution) -> Iterator[Scope]:
+    """The root, then the loop bodies under way."""
+    yield execution
+    if execution.scopes:
+        yield from execution.scopes.values()
+
+
+def scope_at(execution: Execution, program: Program, segment: int, path: tuple[int, ...]) -> Scope | None:
+    """The scope that `segment` runs in under this loop path, None if there is none (any more)."""
+    if not 0 <= segment < len(program.segments):
+        return None
+    body = program.scope_of[segment]
+    if body == 0:
+        return execution if path == () else None
+    return execution.scopes.get((body, path)) if execution.scopes else None
+
+
+def has_next_step(execution: Execution) -> bool:
+    """DESIGN §4: a queued task, a running task, a timer or a declared wait."""
+    return execution.active > 0 or (execution.parked > 0 and not execution.ending)
+
+
+def executions_without_next_step(state: State) -> int:
+    """Must be 0 at all times."""
+    return sum(not has_next_step(execution) for execution in state.executions.values())
+
+
+def check_invariants(state: State) -> None:
+    """Raise AssertionError where a derived number disagrees with what it is derived from, or a rule is broken."""
+    granted = 0
+    held = 0
+    references: dict[bytes, int] = dict.fromkeys(state.definitions, 0)
+    for workflow in state.workflows.values():
+        assert [v.version for v in workflow.versions] == sorted({v.version for v in workflow.versions})
+        for version in workflow.versions:
+            references[version.plan] += 1
+    last_number = 0
+    for key, execution in state.executions.items():
+        assert execution.id == key
+        assert last_number < execution.number <= state.accepted
+        last_number = execution.number
+        references[execution.plan] += 1
+        held += execution.bytes
+        granted += _check_execution(execution, state.definitions[execution.plan].program)
+    assert granted == state.granted, f"granted writes: counted {granted}, kept {state.granted}"
+    assert held == state.bytes, f"bytes held: counted {held}, kept {state.bytes}"
+    for plan, definition in state.definitions.items():
+        assert references[plan] == definition.references, (
+            f"references: {references[plan]} {definition.references}"
+        )
+    assert len(state.dedupe_order) == len(state.dedupe)
+    assert set(state.dedupe_order) == set(state.dedupe)
+    assert sum(state.dedupe_counts.values()) == len(state.dedupe)
+    assert executions_without_next_step(state) == 0
+
+
+def _check_execution(execution: Execution, program: Program) -> int:
+    assert execution.status == "", "a terminal execution is not live"
+    active = parked = loops = granted = 0
+    for key in execution.scopes or ():
+        scope = (execution.scopes or {})[key]
+        assert key == (scope.body, scope.path)
+        assert scope.path, "only the root has no path"
+    for scope in scopes_of(execution):
+        open_segments = set()
+        unresolved = 0
+        for segment, body in enumerate(program.scope_of):
+            if body != scope.body:
+                continue
+            phase = scope.phases[program.local[segment]] & PHASE_MASK
+            if phase == Phase.OPEN:
+                open_segments.add(segment)
+            if phase in (Phase.OPEN, Phase.UNRESOLVED):
+                unresolved += 1
+        assert unresolved == scope.unresolved
+        assert open_segments == set(scope.attempts)
+        for segment, attempt in scope.attempts.items():
+            assert attempt.segment == segment
+            assert attempt.number >= 1
+            assert (attempt.loop is not None) == (attempt.stage == Stage.LOOP)
+            if attempt.stage == Stage.ACTIVE:
+                active += 1
+                granted += program.writes[segment]
+            elif attempt.stage == Stage.LOOP:
+                loops += 1
+            else:
+                parked += 1
+            if attempt.stage in (Stage.TIMER, Stage.BACKOFF):
+                assert attempt.due > 0
+            if attempt.stage == Stage.SIGNAL:
+                assert attempt.name is not None
+            if attempt.loop is not None:
+                loop = attempt.loop
+                children = sum(
+                    1
+                    for body, path in execution.scopes or ()
+                    if body == program.segments[segment].body and path[:-1] == scope.path
+                )
+                assert children == loop.running
+                assert loop.done + loop.running == loop.started <= len(loop.items)
+    assert (active, parked) == (execution.active, execution.parked)
+    if execution.ending:
+        assert parked == 0
+        assert active > 0
+        assert loops == 0
+    return granted
