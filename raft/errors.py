@@ -11,7 +11,7 @@
     ├── Stopped              definite: the node is closed, or stopped after a fatal error (its cause)
     ├── StorageFailed        fatal: a write or sync failed, or what is on disk cannot be trusted
     │   └── JournalDamaged, SnapshotDamaged
-    ├── DataDirectoryLocked  definite: another process holds the data directory
+    ├── DataDirectoryLocked  definite: another process holds the data directory (in files.py)
     └── SettingsInvalid      a setting that contradicts another one
 
 *Definite* means: the operation certainly had no effect, so it may be retried blindly.
@@ -101,7 +101,8 @@ class StorageFailed(RaftError):
 
 
 class JournalDamaged(StorageFailed):
-    """A frame in the middle of the journal fails its checksum: entries that were acknowledged may be missing."""
+    """A frame in the middle of the journal fails its checksum: entries that were acknowledged may be
+    missing."""
 
     code = "journal_damaged"
 
@@ -110,13 +111,6 @@ class SnapshotDamaged(StorageFailed):
     """A snapshot's checksum does not match; the one before it may still be good."""
 
     code = "snapshot_damaged"
-
-
-class DataDirectoryLocked(RaftError):
-    """Another process (or another `Raft` in this one) holds the data directory."""
-
-    code = "data_directory_locked"
-    definite = True
 
 
 class SettingsInvalid(RaftError):

@@ -1,9 +1,9 @@
 """What voters tell each other: frozen structs in msgpack, several to a frame.
 
 Every message carries its sender's term. The sender's id is not in the message: the transport knows who is at
-the other end of a link. A frame is an msgpack array `[message, ...]`, each message an array that begins with its
-kind. Unknown trailing fields are ignored, so newer peers may add some; a message that cannot be decoded
-(`decode_frame` raises ValueError) is dropped with its frame and counted.
+the other end of a link. A frame is an msgpack array `[message, ...]`, each message an array that begins
+with its kind. Unknown trailing fields are ignored, so newer peers may add some; a message that cannot be
+decoded (`decode_frame` raises ValueError) is dropped with its frame and counted.
 """
 
 from __future__ import annotations

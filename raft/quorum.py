@@ -15,8 +15,8 @@ def majority(voters: int) -> int:
 def quorum_index(matched: Collection[int]) -> int:
     """Highest log index that a majority of voters has on disk.
 
-    `matched` has one entry per voter, the leader included when it is one, in any order; 0 means none. Says nothing
-    about terms: the caller also needs the entry to be of its own term (Raft paper, section 5.4.2).
+    `matched` has one entry per voter, the leader included when it is one, in any order; 0 means none. Says
+    nothing about terms: the caller also needs the entry to be of its own term (Raft paper, section 5.4.2).
     Raises ValueError for an empty group.
     """
     count = len(matched)

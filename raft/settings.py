@@ -12,8 +12,8 @@ class Settings:
     """Numbers of one voter. Timeouts should be alike on all members; the others are local choices."""
 
     election_timeout_min_s: float = 0.3
-    """Shortest wait without a leader's word before asking for an election; also how long a follower that hears a
-    leader refuses its vote to others."""
+    """Shortest wait without a leader's word before asking for an election; also how long a follower that
+    hears a leader refuses its vote to others."""
     election_timeout_max_s: float = 0.6
     """Longest such wait, and how long a leader without a majority goes on calling itself leader."""
     heartbeat_interval_s: float = 0.1
@@ -21,7 +21,8 @@ class Settings:
     link_closed_timeout_s: float = 0.08
     """After the link from the leader closed (its process died), pre-vote within this time instead."""
     commit_notice_s: float = 0.02
-    """A quiet leader tells followers of a new commit index after this; a busy one does so with the next entries."""
+    """A quiet leader tells followers of a new commit index after this; a busy one does so with the next
+    entries."""
 
     entry_bytes_max: int = 1024 * 1024
     """Commands of one entry together. Bounds the time one apply and one frame take."""
@@ -68,7 +69,8 @@ class Settings:
     read_timeout_s: float = 2.0
     """A read not confirmed by then fails (`Unavailable`)."""
     stall_s: float = 0.2
-    """A timer this late means this process stood still: what waits in the sockets is read before time is judged."""
+    """A timer this late means this process stood still: what waits in the sockets is read before time is
+    judged."""
 
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_interval_s * 2 <= self.election_timeout_min_s:
@@ -86,6 +88,11 @@ class Settings:
                 f"frame_bytes_max {self.frame_bytes_max} must be twice entry_bytes_max {self.entry_bytes_max} and "
                 f"append_bytes_max {self.append_bytes_max}, or an entry may not fit into a frame"
             )
-        for name in ("entry_bytes_max", "commands_per_entry_max", "inflight_messages_max", "snapshot_window_chunks"):
+        for name in (
+            "entry_bytes_max",
+            "commands_per_entry_max",
+            "inflight_messages_max",
+            "snapshot_window_chunks",
+        ):
             if getattr(self, name) < 1:
                 raise SettingsInvalid(f"{name} must be at least 1")

@@ -86,14 +86,16 @@ class Journal(Protocol):
 
     @property
     def base_term(self) -> int:
-        """Term of the entry that was at `base_index` (0 when that is 0). Kept durably with the oldest segment."""
+        """Term of the entry that was at `base_index` (0 when that is 0). Kept durably with the oldest
+        segment."""
         ...
 
     @property
     def last_index(self) -> int: ...
 
     def term_runs(self) -> list[tuple[int, int]]:
-        """[(first index of the run, term)], ascending, covering base_index+1..last_index. Called once after open."""
+        """[(first index of the run, term)], ascending, covering base_index+1..last_index. Called once after
+        open."""
         ...
 
     def config_entries(self) -> list[Entry]:
@@ -110,8 +112,9 @@ class Journal(Protocol):
         ...
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Add contiguous entries. `entries[0].index` is at most last_index + 1; if it is at most last_index, the
-        old suffix from there on is overwritten (never at or below base_index). Buffered: no disk wait."""
+        """Add contiguous entries. `entries[0].index` is at most last_index + 1; if it is at most
+        last_index, the old suffix from there on is overwritten (never at or below base_index). Buffered: no
+        disk wait."""
         ...
 
     def set_term_vote(self, term: int, voted_for: str) -> None:
@@ -130,8 +133,9 @@ class Journal(Protocol):
         """Whether `size` more payload bytes certainly fit on the disk (preallocated, or allocatable now).
 
         A part of the preallocated space is a reserve for no-ops, membership and votes: it counts only with
-        `use_reserve`. False means ENOSPC was met; asking again later tries again (at most once in 0.5 s), so space that
-        came back is noticed. Never blocks for long: preallocation of the next segment happens in `sync`.
+        `use_reserve`. False means ENOSPC was met; asking again later tries again (at most once in 0.5 s),
+        so space that came back is noticed. Never blocks for long: preallocation of the next segment happens
+        in `sync`.
         """
         ...
 
@@ -145,10 +149,11 @@ class Journal(Protocol):
         ...
 
     def compact(self, index: int) -> None:
-        """*(thread)* Entries up to and including `index` are not needed: drop whole segments that hold nothing newer.
+        """*(thread)* Entries up to and including `index` are not needed: drop whole segments that hold
+        nothing newer.
 
-        `base_index` moves up to the last entry of the last dropped segment, at most `index`. Never tears: files are
-        removed oldest first, after the new base is durable.
+        `base_index` moves up to the last entry of the last dropped segment, at most `index`. Never tears:
+        files are removed oldest first, after the new base is durable.
         """
         ...
 
@@ -169,11 +174,13 @@ class SnapshotReceiver(Protocol):
         ...
 
     def write(self, offset: int, data: bytes) -> int:
-        """*(thread)* Add bytes at `offset`; returns the new offset. A wrong offset changes nothing and returns the present one."""
+        """*(thread)* Add bytes at `offset`; returns the new offset. A wrong offset changes nothing and
+        returns the present one."""
         ...
 
     def finish(self) -> SnapshotMeta:
-        """*(thread)* Verify size, digest and every chunk, sync, rename: afterwards it is `SnapshotStore.latest()`.
+        """*(thread)* Verify size, digest and every chunk, sync, rename: afterwards it is
+        `SnapshotStore.latest()`.
 
         Raises `SnapshotDamaged` after removing the partial file; receiving then starts from offset 0.
         """
@@ -196,7 +203,8 @@ class SnapshotStore(Protocol):
         ...
 
     def write(self, index: int, term: int, config: Config, chunks: Iterable[bytes]) -> SnapshotMeta:
-        """*(thread)* Store one: temporary file, chunks framed with CRC, sync, rename, directory sync; then drops those over K.
+        """*(thread)* Store one: temporary file, chunks framed with CRC, sync, rename, directory sync; then
+        drops those over K.
 
         Chunk boundaries are preserved. Durable when it returns. An error leaves no visible file.
         """
@@ -207,9 +215,11 @@ class SnapshotStore(Protocol):
         ...
 
     def read(self, meta: SnapshotMeta, offset: int, bytes_max: int) -> bytes:
-        """*(thread)* Raw bytes of the stored file, for sending. b"" at the end. Raises `SnapshotDamaged` when it is gone."""
+        """*(thread)* Raw bytes of the stored file, for sending. b"" at the end. Raises `SnapshotDamaged`
+        when it is gone."""
         ...
 
     def receive(self, meta: SnapshotMeta) -> SnapshotReceiver:
-        """*(thread)* Start receiving the file `meta` names, or go on with its partial file. Partials of others are removed."""
+        """*(thread)* Start receiving the file `meta` names, or go on with its partial file. Partials of
+        others are removed."""
         ...
