@@ -159,7 +159,8 @@ def _bounded(text: str) -> str:
 # --- functions with more than a line ----------------------------------------------------------------------
 
 
-def _to_text(value: Value) -> str:
+def text_of(value: Value) -> str:
+    """Any value as text: arrays and objects as JSON."""
     text = operators.scalar_text(value)
     return text if text is not None else _to_json(value)
 
@@ -277,6 +278,11 @@ def _compare(left: Value, right: Value) -> int:
 
 def _sort(items: Value, key: Any = None, order: Value = "asc") -> list[Value]:
     """Stable; nulls first; `order` is "asc" or "desc" (also stable)."""
+    return sorted_by([(item if key is None else key(item), item) for item in _array(items)], order)
+
+
+def sorted_by(keyed: list[tuple[Value, Value]], order: Value) -> list[Value]:
+    """The second of each pair, sorted by the first: stable, nulls first. Raises ExpressionError for mixed kinds."""
     if order not in ("asc", "desc"):
         raise ExpressionError('the order is "asc" or "desc"')
     sign = 1 if order == "asc" else -1
@@ -284,7 +290,6 @@ def _sort(items: Value, key: Any = None, order: Value = "asc") -> list[Value]:
     def compare(left: tuple[Value, Value], right: tuple[Value, Value]) -> int:
         return sign * _compare(left[0], right[0])
 
-    keyed = [(item if key is None else key(item), item) for item in _array(items)]
     return [item for _, item in sorted(keyed, key=cmp_to_key(compare))]
 
 
@@ -341,12 +346,12 @@ def _zip(*arrays: Value) -> list[Value]:
 def _group_by(items: Value, key: Callable[..., Value]) -> dict[str, Value]:
     groups: dict[str, Value] = {}
     for item in _array(items):
-        groups.setdefault(_to_text(key(item)), []).append(item)
+        groups.setdefault(text_of(key(item)), []).append(item)
     return groups
 
 
 def _key_by(items: Value, key: Callable[..., Value]) -> dict[str, Value]:
-    return {_to_text(key(item)): item for item in _array(items)}
+    return {text_of(key(item)): item for item in _array(items)}
 
 
 def _from_entries(entries: Value) -> dict[str, Value]:
@@ -395,7 +400,7 @@ def _split(text: Value, separator: Value) -> list[Value]:
 
 
 def _join(items: Value, separator: Value = "") -> str:
-    return _bounded(_text(separator).join(map(_to_text, _array(items))))
+    return _bounded(_text(separator).join(map(text_of, _array(items))))
 
 
 def _repeat(text: Value, times: Value) -> str:
@@ -406,7 +411,7 @@ def _repeat(text: Value, times: Value) -> str:
 
 
 def _pad(text: Value, width: Value, fill: Value = " ", *, left: bool) -> str:
-    source, size, filler = _to_text(text), _whole(width), _text(fill)
+    source, size, filler = text_of(text), _whole(width), _text(fill)
     if len(filler) != 1 or size > TEXT_LENGTH_MAX:
         raise ExpressionError("pads with one character, to a bounded width")
     return source.rjust(size, filler) if left else source.ljust(size, filler)
@@ -526,8 +531,8 @@ FUNCTIONS: dict[str, Row] = {
     "has": Row(2, 2, lambda o, k: _text(k) in _object(o), "whether a key is there"),
     "get": Row(2, 3, _get, "value at a dotted path, or a default"),
     # kinds
-    "text": Row(1, 1, _to_text, "as text; arrays and objects as JSON"),
-    "string": Row(1, 1, _to_text, "the same as text"),
+    "text": Row(1, 1, text_of, "as text; arrays and objects as JSON"),
+    "string": Row(1, 1, text_of, "the same as text"),
     "number": Row(1, 1, _to_number, "text or boolean as a number"),
     "type": Row(1, 1, kind_name, "number, text, boolean, null, array, object or date"),
     "isNull": Row(1, 1, lambda v: v is None, "whether it is null"),

@@ -9,6 +9,7 @@ EngineCrash or LimitExceeded, never changes `inputs`, and has no side effect but
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import random
@@ -239,6 +240,7 @@ class Services:
         default_factory=dict
     )  # user-registered, beside the built-in ones
     timezone: Any = UTC  # zone in which level 1 shows times
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep  # seconds
 
     def rng(self, execution_id: str, step_id: str) -> random.Random:
         """Randomness of one step of one execution: the same on every attempt."""
@@ -269,6 +271,7 @@ class RunState:
         "executions",
         "http_calls",
         "idempotency_key",
+        "loop",
         "results",
         "resumed",
         "variables",
@@ -288,6 +291,7 @@ class RunState:
         self.http_calls = 0
         self.executions = 0  # steps run so far
         self.resumed: Value = None
+        self.loop: dict[str, Value] | None = None  # level 2, in a loop body: {item, index, outer}
 
     def set_context(self, name: str, value: Value, *, constant: bool) -> None:
         """Set `context.<name>`. A variable hides a constant of the same name, whichever is set first."""
