@@ -1,7 +1,7 @@
 """The step types of level 2 whose data holds expressions.
 
 Results have the shapes of level 1 (docs/language.md), so that people find what they know; what level 1 passes over in
-silence (no array, a condition that is no boolean, an element that cannot be evaluated) is an error here, with its place.
+silence (no array, a condition that is no boolean, an element that cannot be evaluated) is an error here.
 """
 
 from __future__ import annotations
