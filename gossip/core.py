@@ -253,6 +253,21 @@ class Membership:
     def awareness(self) -> int:
         return self._awareness.score
 
+    @property
+    def digest(self) -> int:
+        """Equal for equal live rows."""
+        return self._table.digest
+
+    @property
+    def totals(self) -> Counters:
+        """The running totals. To be read only."""
+        return self._counters
+
+    @property
+    def probed(self) -> NodeId | None:
+        """The member that this period's probe is for."""
+        return None if self._probe is None else self._probe.target
+
     def get(self, node_id: NodeId) -> Member | None:
         return self._table.get(node_id)
 
