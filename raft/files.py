@@ -179,6 +179,8 @@ class LocalFiles:
         for folder in reversed(missing):
             folder.mkdir(mode=0o700, exist_ok=True)
             self.sync_directory(str(folder.parent))
+        if not missing:
+            self.sync_directory(str(folder.parent))  # whoever made it may have been killed before this
 
     def free_bytes(self, path: str) -> int:
         status = os.statvfs(path)

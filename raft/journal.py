@@ -428,8 +428,9 @@ class FileJournal:
 
     def _detach_segments(self, index: int) -> list[_Segment]:
         keep = self._synced_position >> _OFFSET_BITS
+        index = max(index, self._base_index)
         if index < self._last_index:
-            keep = min(keep, self._positions[max(index - self._base_index, 0)] >> _OFFSET_BITS)
+            keep = min(keep, self._positions[index - self._base_index] >> _OFFSET_BITS)
         for _, oldest_needed in self._buffered_cuts:
             keep = min(keep, oldest_needed)
         dropped = [segment for segment in self._segments if segment.sequence < keep]
@@ -680,6 +681,8 @@ class FileJournal:
 
     def _recover(self) -> None:
         self._files.make_directory(self._directory)
+        # A process that was killed between a rename and this call left names that are seen but not durable.
+        self._files.sync_directory(self._directory)
         names: list[tuple[int, str]] = []
         for name in self._files.list_directory(self._directory):
             if match := _SEGMENT_NAME.fullmatch(name):

@@ -161,14 +161,16 @@ def _judge_last_frame(data: bytes, offset: int, end: int, salt: int) -> str | No
     """The bad frame at `offset` is the last thing there; `end` is behind its last byte that is not 0."""
     if end < offset + FRAME_HEADER.size:
         return None  # the write stopped within the header
+    if not any(data[offset : offset + FRAME_HEADER.size]):
+        return None  # no frame was begun here; some other byte of the unused space is not 0
     _, length, *_ = FRAME_HEADER.unpack_from(data, offset)
     frame_end = offset + FRAME_OVERHEAD_BYTES + length
-    if frame_end > len(data):
+    if data[end - 1] == TRAILER_BYTE and _sound_with_length(data, offset, end, salt):
+        return "the length of the frame is wrong"
+    if frame_end > len(data) > end:
         return f"a frame claims {length} bytes of payload, more than the segment has left"
     if end >= frame_end:
         return "the checksum is wrong, and the frame is there to its last byte"
-    if data[end - 1] == TRAILER_BYTE and _sound_with_length(data, offset, end, salt):
-        return "the length of the frame is wrong"
     return None  # zeros from some byte on: the write was cut short
 
 
