@@ -77,8 +77,10 @@ class MemoryEngine:
         if request.workflow_id is not None:
             payload = self._workflow(request.workflow_id, request.version).payload
         try:
-            document = json.loads(payload or b"{}") or {}
+            document = json.loads(payload or b"{}")
             nodes = document.get("nodes") or []
+            if not isinstance(nodes, list):
+                raise ValueError("json: cannot unmarshal number into Go struct field Payload.nodes")
         except (ValueError, AttributeError) as error:
             text = f"failed to parse payload: {error}"
             raise RequestInvalid(text, code="workflow_invalid", problems=[Problem("", text)]) from None
@@ -175,18 +177,17 @@ class MemoryEngine:
         position = after
         while True:
             async with self._changed:
-                await self._changed.wait_for(
-                    lambda: (
-                        len(self.logs[execution_id]) > position
-                        or self.executions[execution_id].status in TERMINAL
-                    )
-                )
+                while len(self.logs[execution_id]) <= position and not self._ended(execution_id):
+                    await self._changed.wait()
             fresh = self.logs[execution_id][position:]
             for event in fresh:
                 yield event
                 position = event.seq
-            if self.executions[execution_id].status in TERMINAL and position >= len(self.logs[execution_id]):
+            if self._ended(execution_id) and position >= len(self.logs[execution_id]):
                 return
+
+    def _ended(self, execution_id: str) -> bool:
+        return self.executions[execution_id].status in TERMINAL
 
     async def cancel(self, execution_id: str, *, reason: str = "") -> ExecutionView:
         view = await self.get(execution_id)

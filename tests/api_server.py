@@ -32,7 +32,7 @@ def check(payload: bytes) -> CheckReport:
     """Valid is what is a JSON object without an edge to nowhere."""
     try:
         document = json.loads(payload)
-        if not isinstance(document, dict):
+        if not isinstance(document, dict) or not isinstance(document.get("nodes", []), list):
             raise ValueError("json: cannot unmarshal into Go value of type types.Payload")
     except ValueError as error:
         text = f"failed to parse payload: {error}"

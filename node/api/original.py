@@ -128,7 +128,6 @@ class OriginalRoutes:
         body = await call.any_body()
         try:
             fields = msgspec_json.decode(body, type=_SaveBody)
-            msgspec_json.decode(fields.data) if bytes(fields.data) else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _failure(400, "Failed to parse request", str(error))
         data = bytes(fields.data)

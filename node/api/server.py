@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -37,7 +38,7 @@ class ApiSettings:
     port: int = 7410  # 0 takes a free one
     body_bytes_max: int = 10 * 1024 * 1024  # as the original server's
     bodies_bytes_total_max: int = 256 * 1024 * 1024  # bodies being received at once; beyond: 429
-    json_depth_max: int = 100  # deeper data is a mistake or an attack; readers recurse
+    json_depth_max: int = 104  # a payload may have 100 levels; a batch puts it three levels down
     connections_max: int = 4096  # some 20 kB each when idle; beyond: closed with 429
     streams_max: int = 1024  # event streams at once; each is a task and a subscription
     body_timeout_s: float = 30.0  # 10 MiB at 3 Mbit/s
@@ -203,7 +204,7 @@ class ApiServer:
             request.request_id = wanted_id
         else:
             request.request_id = f"{self._id_prefix}-{self._request_number:x}"
-        started = request.loop.time()
+        started = time.monotonic()
         route: Route | None = None
         reply: AnyReply
         try:
@@ -227,7 +228,7 @@ class ApiServer:
                 "internal", "the node met an unexpected error and logged it under this request id"
             )
             reply = _error_reply(fault, request.request_id)
-        self._counters.count(route.path if route else "none", reply.status, request.loop.time() - started)
+        self._counters.count(route.path if route else "none", reply.status, time.monotonic() - started)
         if not request.content.is_eof() and not request.content.at_eof():
             reply.keep_alive = False  # the rest of the body is not read: it may be what was refused
         return cast(web.StreamResponse, reply)
@@ -367,6 +368,7 @@ class _Connection(RequestHandler):
             raise ConnectionResetError("the answer has begun")
         text = " ".join((message or "not HTTP").split())[:300]
         fault = ApiError("malformed_http" if status == 400 else "internal", text)
+        cast(ApiRequest, request).request_id = "none"
         reply = _error_reply(fault, "none")
         reply.keep_alive = False
         return cast(web.StreamResponse, reply)
