@@ -1,7 +1,7 @@
 """What one member believes of all members, and the rules by which a belief changes.
 
 `TRANSITIONS` is the whole rule book: (what is held, what is claimed) -> when the claim wins, and what the
-node is told. docs/gossip.md's diagram is printed from it by `python -m gossip.table`.
+node is told. docs/gossip.md's diagram is what `diagram()` returns.
 
 A view may share an immutable `Base` with others and hold only its differences. A real node starts with the
 empty base; the simulation gives 10,000 views one base, which is what lets 10,000 x 10,000 rows fit.
@@ -286,7 +286,3 @@ def diagram() -> str:
         "    left --> unknown : tombstone_s / forgotten",
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(diagram())

@@ -109,6 +109,7 @@ class Simulation:
         self.slow = frozenset(slow)
         self.up = [True] * members
         self.side = [0] * members
+        self.wakes_at = [0.0] * members
         self.false_suspicions = 0  # events about members that run and are not cut off
         self.false_deaths = 0
         self.accusations_by: dict[bool, int] = {False: 0, True: 0}  # of healthy members, by slow ones or not
@@ -164,6 +165,10 @@ class Simulation:
     def crash(self, index: int) -> None:
         self.up[index] = False
 
+    def pause(self, index: int, seconds: float) -> None:
+        """Stop the process: what is due or arrives waits until it goes on (SIGSTOP)."""
+        self.wakes_at[index] = self.now + seconds
+
     def restart(self, index: int, seeds: Iterable[int]) -> None:
         """A new process with the old id, which remembers nothing."""
         self._base = EMPTY
@@ -211,7 +216,11 @@ class Simulation:
         return delay
 
     def _step(self, index: int, what: object, whom: object) -> None:
-        if what is None:
+        if self.wakes_at[index] > self.now:
+            if what is None and self._due[index] != whom:
+                return
+            self._push(self.wakes_at[index], index, what, whom)
+        elif what is None:
             if self._due[index] != whom or not self.up[index]:
                 return  # rescheduled meanwhile
             self._due[index] = math.inf

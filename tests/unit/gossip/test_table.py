@@ -54,7 +54,7 @@ def test_the_diagram_shows_every_transition_that_can_happen() -> None:
 
 def test_the_documented_diagram_is_the_tables() -> None:
     text = (Path(__file__).parents[3] / "docs" / "gossip.md").read_text(encoding="utf-8")
-    assert diagram() in text, "print it with: python -m gossip.table"
+    assert diagram() in text, "replace it with what gossip.table.diagram() returns"
 
 
 def test_counts_and_digest_follow_every_change() -> None:
