@@ -340,7 +340,7 @@ class _Loader:
             if custom.mismatch is not None:
                 where = custom.mismatch.text.rpartition(" Go struct field ")[0]
                 raise TypeMismatch(f"{where} Go value of type float64", custom.mismatch.path)
-            return fields
+            decoded = fields
         if step_type is not None and step_type.check is not None:
             try:
                 step_type.check(decoded)
