@@ -79,7 +79,7 @@ KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 
 def _is_duration(value: Any) -> bool:
     if _is_number(value):
-        return 0 <= value < 1e10
+        return bool(0 <= value < 1e10)
     return type(value) is str and duration_s(value) is not None
 
 
