@@ -768,14 +768,14 @@ class Core:
         for peer, progress in self.progress.items():
             commit = min(self.commit_index, progress.match)
             if progress.commit_sent < commit:
-                progress.commit_sent = commit
-                self._send(peer, Heartbeat(self.term, commit, self._round))
+                self._heartbeat(peer, progress)
 
     def _heartbeat(self, peer: str, progress: Progress) -> None:
         # Capped to what this member has acknowledged in this term: more could be another log's entries.
         commit = min(self.commit_index, progress.match)
+        commit_term = self.log.term_at(commit) if commit >= self.log.base_index else 0
         progress.commit_sent = max(progress.commit_sent, commit)
-        self._send(peer, Heartbeat(self.term, commit, self._round))
+        self._send(peer, Heartbeat(self.term, commit, commit_term, self._round))
 
     def _tick_leader(self, now: float) -> None:
         settings = self._settings
@@ -867,10 +867,12 @@ class Core:
             self._match_dirty = True
         if progress.pace is not Pace.REPLICATE and progress.match >= self.log.base_index:
             progress.replicate()
-        elif progress.pace is Pace.PROBE:
-            progress.probe_due = (
-                True  # it acknowledged less than this log reaches back to: a snapshot follows
-            )
+        elif progress.pace is Pace.PROBE or (
+            progress.snapshot is not None and progress.match >= progress.snapshot.index
+        ):
+            # It stands below what this log reaches back to, perhaps after a snapshot that was overtaken
+            # meanwhile: probing there starts the newest one.
+            progress.probe_from(progress.match + 1)
 
     def _on_append_reject(self, now: float, sender: str, message: AppendReject) -> None:
         progress = self.progress.get(sender)
@@ -1043,7 +1045,9 @@ class Core:
             return
         if message.round > self._round_seen:
             self._round_seen = message.round
-        if self._installing is None:
+        if self._installing is None and message.commit > self.commit_index:
+            if self.log.matches(message.commit, message.commit_term):
+                self._verified = max(self._verified, message.commit)
             self._follow_commit(message.commit)
         self._send(sender, HeartbeatReply(self.term, self._round_seen))
 

@@ -85,6 +85,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
 
     term: int
     commit: int
+    commit_term: int
+    """Term of the entry at `commit`: having that entry proves that everything up to it is the leader's."""
     round: int
 
 
