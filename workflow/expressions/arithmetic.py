@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from workflow.errors import LimitExceeded
 from workflow.expressions.context import EvalContext
 from workflow.expressions.functions import MATH, extreme, modulo, power
 from workflow.expressions.parts import NOTHING, Part, Run, charge, constant, with_names
@@ -34,6 +35,7 @@ _BLANK: Final = " \t\n\r"
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?", re.ASCII)
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _PATH_PART: Final = re.compile(r"\.([A-Za-z0-9_-]+)|\[([0-9]+)\]", re.ASCII)
+depth_max: Final = 250  # parentheses in each other
 _nested_operands_max: Final = 6  # a chain this long is a closure per operator, a longer one a loop
 _CRASH_MODULO: Final = crash("invalid expression: the right side of % is less than one")
 
@@ -52,158 +54,188 @@ def _missing(context: EvalContext) -> Value:
     return MISSING
 
 
+def _broken(context: EvalContext) -> Value:
+    """Stands for a syntax error in place of an operand; never called."""
+    return MISSING
+
+
+Operand = float | Run
+"""What is known now, or a closure that finds it out."""
+
+
+class _Frame:
+    """One level of the descent: the whole text, a parenthesis, or the arguments of a mathematical function."""
+
+    __slots__ = ("arguments", "factors", "is_negative", "name", "operator", "sum_operator", "terms")
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name  # "" for a parenthesis, None for the whole text
+        self.arguments: list[Operand] = []
+        self.terms: list[tuple[str, Operand]] = []
+        self.factors: list[tuple[str, Operand]] = []
+        self.sum_operator = "+"  # before the factors that are being read
+        self.operator = "*"  # before the next factor
+        self.is_negative = False  # the sign before the next factor
+
+    def add(self, operand: Operand) -> None:
+        """The next factor, with its sign."""
+        if self.is_negative:
+            operand = _negate(operand)
+            self.is_negative = False
+        self.factors.append((self.operator, operand))
+
+    def end_product(self) -> None:
+        self.terms.append((self.sum_operator, _chain(self.factors)))
+        self.factors = []
+        self.operator = "*"
+
+    def end_sum(self) -> Operand:
+        self.end_product()
+        operand = _chain(self.terms)
+        self.terms = []
+        self.sum_operator = "+"
+        return operand
+
+
 class ArithmeticParser:
-    """Parses one arithmetic text. After a syntax error `_broken` is set and every level returns what it
-    has.
-    """
+    """Parses one arithmetic text, with a stack of its own instead of the interpreter's."""
 
     def __init__(self, text: str, compiler: Compiler) -> None:
         self._text = text
         self._at = 0
         self._compiler = compiler
-        self._broken = False
+        self._stack = [_Frame(None)]
 
     def compile(self) -> Part:
         if not self._text:
             return NOTHING
-        part = self._sum()
-        self._skip_blanks()
-        if not self._broken and self._at < len(self._text):
-            part = self._break_after(part)
-        if isinstance(part, float):
-            return constant(part)
-        return NOTHING if part is _missing else Part(part)
+        operand = self._parse()
+        if isinstance(operand, float):
+            return constant(operand)
+        return NOTHING if operand is _missing else Part(operand)
 
-    # Operands are floats where they are known now, closures elsewhere.
+    def _parse(self) -> Operand:
+        while True:
+            operand = self._operand()
+            if operand is None:  # a level was opened: its first operand is next
+                continue
+            if operand is _broken:
+                return self._give_up(_missing)
+            while True:
+                frame = self._stack[-1]
+                frame.add(operand)
+                operator = self._peek()
+                if operator and operator in "*/%":
+                    self._at += 1
+                    frame.operator = operator
+                    break
+                if operator and operator in "+-":
+                    self._at += 1
+                    frame.end_product()
+                    frame.sum_operator = operator
+                    break
+                value = frame.end_sum()
+                if frame.name is None:
+                    return value if not operator else self._give_up(_after(value))
+                if operator == ")":
+                    self._at += 1
+                    self._stack.pop()
+                    operand = value if not frame.name else _call(frame.name, [*frame.arguments, value])
+                    continue
+                if operator == "," and frame.name:
+                    self._at += 1
+                    frame.arguments.append(value)
+                    break
+                return self._give_up(_after(value))
 
-    def _break_after(self, operand: float | Run) -> float | Run:
-        """A syntax error after `operand`: it is evaluated (it may be what kills), and then there is no
-        value.
-        """
-        self._broken = True
-        if isinstance(operand, float) or operand is _missing:
-            return _missing
-        run = operand
+    def _give_up(self, operand: Operand) -> Run:
+        """A syntax error: what was read before it is evaluated (it may be what kills), and then there is no value."""
+        while self._stack:
+            frame = self._stack.pop()
+            frame.add(operand)
+            operand = _evaluate_all([*frame.arguments, frame.end_sum()])
+        assert not isinstance(operand, float)
+        return operand
 
-        def evaluate_then_fail(context: EvalContext) -> Value:
-            run(context)
-            return MISSING
-
-        return evaluate_then_fail
-
-    def _skip_blanks(self) -> None:
+    def _peek(self) -> str:
+        """The next character that is not blank, "" at the end."""
         text = self._text
         while self._at < len(text) and text[self._at] in _BLANK:
             self._at += 1
+        return text[self._at] if self._at < len(text) else ""
 
-    def _peek(self) -> str:
-        return self._text[self._at] if self._at < len(self._text) else ""
+    def _open(self, name: str) -> None:
+        self._at += 1
+        if len(self._stack) >= depth_max:
+            raise LimitExceeded(f"expression too deeply nested (limit: {depth_max} parentheses)")
+        self._stack.append(_Frame(name))
 
-    def _sum(self) -> float | Run:
-        return self._chain("+-", self._product)
-
-    def _product(self) -> float | Run:
-        return self._chain("*/%", self._factor)
-
-    def _chain(self, operators: str, operand: Callable[[], float | Run]) -> float | Run:
-        left = operand()
-        more: list[tuple[str, float | Run]] = []
-        while not self._broken:
-            self._skip_blanks()
-            operator = self._peek()
-            if not operator or operator not in operators:
-                break
-            self._at += 1
-            more.append((operator, operand()))
-        if len(more) > _nested_operands_max:
-            return _combine_in_loop(left, more)
-        for operator, right in more:
-            left = _combine(operator, left, right)
-        return left
-
-    def _factor(self) -> float | Run:
-        self._compiler.enter()
-        try:
-            return self._factor_inside()
-        finally:
-            self._compiler.leave()
-
-    def _factor_inside(self) -> float | Run:
-        self._skip_blanks()
+    def _operand(self) -> Operand | None:
+        """The next operand; None when it opens a level, _broken for a syntax error."""
         char = self._peek()
-        if char == "+":
+        while char == "+" or char == "-":
+            self._stack[-1].is_negative ^= char == "-"
             self._at += 1
-            return self._factor()
-        if char == "-":
-            self._at += 1
-            return _negate(self._factor())
+            char = self._peek()
         if char == "(":
-            return self._parenthesis()
+            self._open("")
+            return None
         number = _NUMBER.match(self._text, self._at)
         if number is not None:
             self._at = number.end()
             value = parse_float(number.group())
-            return self._break_after(_missing) if value is None else value
+            return _broken if value is None else value
         identifier = _IDENTIFIER.match(self._text, self._at)
-        if identifier is not None:
-            return self._identifier(identifier.group(), identifier.end())
-        return self._break_after(_missing)
+        if identifier is None:
+            return _broken
+        return self._identifier(identifier.group(), identifier.end())
 
-    def _parenthesis(self) -> float | Run:
-        self._at += 1
-        inner = self._sum()
-        if self._broken:
-            return inner
-        self._skip_blanks()
-        if self._peek() != ")":
-            return self._break_after(inner)
-        self._at += 1
-        return inner
-
-    def _identifier(self, name: str, end: int) -> float | Run:
+    def _identifier(self, name: str, end: int) -> Operand | None:
         start = self._at
         self._at = end
-        self._skip_blanks()
         char = self._peek()
+        if char == "(" and name in _MATH_NAMES:
+            self._open(name)
+            if self._peek() != ")":
+                return None
+            self._at += 1
+            self._stack.pop()
+            return _call(name, [])
         if char == "(":
-            return self._math_call(name) if name in _MATH_NAMES else self._value_call(start)
+            return self._value_call(start)
         if char != "." and char != "[":
             return _to_number(compile_variable(name))
         path = name
-        while self._peek() in (".", "["):
+        while self._text[self._at : self._at + 1] in (".", "["):
             part = _PATH_PART.match(self._text, self._at)
             if part is None:
-                return self._break_after(_missing)
+                return _broken
             path += part.group()
             self._at = part.end()
         return _to_number(_path(path))
 
-    def _math_call(self, name: str) -> float | Run:
-        self._at += 1
-        self._skip_blanks()
-        arguments: list[float | Run] = []
-        if self._peek() == ")":
-            self._at += 1
-            return _call(name, arguments)
-        while True:
-            arguments.append(self._sum())
-            if self._broken:
-                return _evaluate_all(arguments)
-            self._skip_blanks()
-            char = self._peek()
-            if char not in (")", ","):
-                return self._break_after(_evaluate_all(arguments))
-            self._at += 1
-            if char == ")":
-                return _call(name, arguments)
-
-    def _value_call(self, start: int) -> float | Run:
+    def _value_call(self, start: int) -> Operand:
         end = call_end(self._text, self._at)
         if end < 0:
-            return self._break_after(_missing)
+            return _broken
         self._at = end
         call = self._compiler.value(self._text[start:end], in_arithmetic=True).run
         return _to_number(_call_on_input(call))
+
+
+def _after(operand: Operand) -> Operand:
+    """A syntax error right behind `operand`."""
+    return _evaluate_all([operand])
+
+
+def _chain(parts: list[tuple[str, Operand]]) -> Operand:
+    """Operands of one level, left to right. The operator of the first does not count."""
+    left = parts[0][1]
+    if len(parts) > _nested_operands_max:
+        return _combine_in_loop(left, parts[1:])
+    for operator, right in parts[1:]:
+        left = _combine(operator, left, right)
+    return left
 
 
 # --- closures ---------------------------------------------------------------------------------------------
@@ -263,7 +295,7 @@ def _call_on_input(call: Run) -> Run:
     return call_on_input
 
 
-def _negate(operand: float | Run) -> float | Run:
+def _negate(operand: Operand) -> Operand:
     if isinstance(operand, float):
         return -operand
     if operand is _missing:
@@ -277,7 +309,7 @@ def _negate(operand: float | Run) -> float | Run:
     return negate
 
 
-def _combine(operator: str, left: float | Run, right: float | Run) -> float | Run:
+def _combine(operator: str, left: Operand, right: Operand) -> Operand:
     if left is _missing:
         return _missing
     if isinstance(left, float) and isinstance(right, float) and operator not in "/%":
@@ -287,7 +319,7 @@ def _combine(operator: str, left: float | Run, right: float | Run) -> float | Ru
     return _combine_runs(operator, _run(left), _run(right))
 
 
-def _combine_in_loop(first: float | Run, more: list[tuple[str, float | Run]]) -> Run:
+def _combine_in_loop(first: Operand, more: list[tuple[str, Operand]]) -> Run:
     """A long chain, left to right, without a closure in a closure for each operand."""
     start = _run(first)
     rest = [(operator, _run(operand)) for operator, operand in more]
@@ -319,7 +351,7 @@ def _apply(operator: str, left: float, right: float) -> Value:
     return left / right if operator == "/" else _modulo(left, right)
 
 
-def _run(operand: float | Run) -> Run:
+def _run(operand: Operand) -> Run:
     if isinstance(operand, float):
         value = operand
         return lambda context: value
@@ -399,7 +431,7 @@ def _modulo(left: float, right: float) -> Value:
     return _CRASH_MODULO(None) if value is None else value
 
 
-def _evaluate_all(arguments: list[float | Run]) -> float | Run:
+def _evaluate_all(arguments: list[Operand]) -> Operand:
     runs = [argument for argument in arguments if not isinstance(argument, float)]
     return _evaluate_all_then_fail(runs)
 
@@ -421,7 +453,7 @@ def _sqrt(values: list[float]) -> Value:
     return MISSING if values[0] < 0 else math.sqrt(values[0])
 
 
-def _call(name: str, arguments: list[float | Run]) -> float | Run:
+def _call(name: str, arguments: list[Operand]) -> Operand:
     count = len(arguments)
     if name == "pow":
         fits = count == 2

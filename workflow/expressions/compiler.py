@@ -32,7 +32,7 @@ from workflow.expressions.functions import (
 from workflow.expressions.parts import NOTHING, Part, Run, charge, constant, with_names
 from workflow.expressions.paths import MISSING, crash, lone_quote
 from workflow.expressions.references import compile_name, current_value_unwrapped
-from workflow.expressions.scan import find_operator, is_wrapped, split_arguments
+from workflow.expressions.scan import find_operator, split_arguments, unwrap
 from workflow.steps.casing import SPACE
 from workflow.values import MapSlice, Value, parse_float, text_form
 
@@ -55,19 +55,12 @@ class Compiler:
             return part
         if len(self._parts) >= parts_max:
             raise LimitExceeded(f"expression too complex: more than {parts_max} parts")
-        self.enter()
-        part = self._parts[key] = make(text)
-        self.leave()
-        return part
-
-    def enter(self) -> None:
-        """One level deeper; arithmetic.py counts its levels too."""
-        self._depth += 1
-        if self._depth > depth_max:
+        if self._depth >= depth_max:
             raise LimitExceeded(f"expression too deeply nested (limit: {depth_max} levels)")
-
-    def leave(self) -> None:
+        self._depth += 1
+        part = self._parts[key] = make(text)
         self._depth -= 1
+        return part
 
     # --- conditions (EB) ------------------------------------------------------------------------------------
 
@@ -75,8 +68,7 @@ class Compiler:
         return self._remember("condition", text.strip(SPACE), self._condition)
 
     def _condition(self, text: str) -> Part:
-        if is_wrapped(text):
-            return self.condition(text[1:-1])
+        text = unwrap(text, SPACE)
         if text == "true" or text == "false":
             return constant(text == "true")
         for operator in ("||", "&&"):

@@ -23,7 +23,10 @@ def evaluate_condition(text: str, context: EvalContext) -> bool:
     LimitExceeded.
     """
     context.spent = 0
-    answer = compiled_condition(text)(context)
+    try:
+        answer = compiled_condition(text)(context)
+    except RecursionError as error:
+        raise LimitExceeded("expression too deeply nested") from error
     if answer is MISSING:
         raise EvalError(f"could not evaluate condition: {trim_space(text)}")
     return answer  # type: ignore[no-any-return]
@@ -32,7 +35,10 @@ def evaluate_condition(text: str, context: EvalContext) -> bool:
 def evaluate_value(text: str, context: EvalContext) -> Value:
     """EV: the value of an expression. Raises EvalError where it has none, EngineCrash and LimitExceeded."""
     context.spent = 0
-    value = compiled_value(text)(context)
+    try:
+        value = compiled_value(text)(context)
+    except RecursionError as error:
+        raise LimitExceeded("expression too deeply nested") from error
     if value is MISSING:
         raise EvalError(f"could not evaluate expression: {trim_space(text)}")
     return value

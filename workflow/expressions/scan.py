@@ -26,19 +26,25 @@ def find_operator(text: str, operator: str) -> int:
     return -1
 
 
-def is_wrapped(text: str) -> bool:
-    """Whether one matching pair of parentheses encloses the whole text."""
-    if len(text) < 2 or text[0] != "(" or text[-1] != ")":
-        return False
-    depth = 0
+def unwrap(text: str, strip: str) -> str:
+    """The text without the pairs of parentheses, and white space, that enclose all of it."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    closes: dict[int, int] = {}
+    open_at: list[int] = []
     for index, char in enumerate(text):
         if char == "(":
-            depth += 1
-        elif char == ")":
-            depth -= 1
-            if depth == 0:
-                return index == len(text) - 1
-    return False
+            open_at.append(index)
+        elif char == ")" and open_at:
+            closes[open_at.pop()] = index
+    start, end = 0, len(text) - 1
+    while start < end and text[start] == "(" and closes.get(start) == end:
+        start, end = start + 1, end - 1
+        while start <= end and text[start] in strip:
+            start += 1
+        while end >= start and text[end] in strip:
+            end -= 1
+    return text[start : end + 1]
 
 
 def split_arguments(text: str, strip: str, *, nested: bool) -> list[str]:
