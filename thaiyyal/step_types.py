@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, TypeVar, overload
@@ -56,13 +56,36 @@ class StepFailed(Exception):
 class StepContext(Protocol):
     """What a step may know and do beside its inputs. Valid until the function returns."""
 
-    execution_id: str
-    step_id: str
-    attempt: int  # from 1
-    idempotency_key: str  # the same for every attempt of this step: send it along with what must happen once
-    inputs: Sequence[Any]  # all inputs, in edge order
-    data: Mapping[str, Any]  # all fields of the node's `data`
-    heartbeat_details: Any  # what the previous attempt last gave to `heartbeat`, None if nothing
+    @property
+    def execution_id(self) -> str: ...
+
+    @property
+    def step_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, from 1."""
+        ...
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this step: send it along with what must happen only once."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """All inputs, in edge order."""
+        ...
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """All fields of the node's `data`."""
+        ...
+
+    @property
+    def heartbeat_details(self) -> Any:
+        """What the previous attempt last gave to `heartbeat`, None if nothing."""
+        ...
 
     @property
     def cancelled(self) -> bool:
@@ -122,7 +145,9 @@ class UserStepType:
         if missing:
             names = ", ".join(missing)
             raise StepFailed(
-                f"step type {self.name} needs {names} in the step's data", code="invalid_data", retryable=False
+                f"step type {self.name} needs {names} in the step's data",
+                code="invalid_data",
+                retryable=False,
             )
         named = {name: data[name] for name in self.fields_named if name in data}
         if self.takes_fields:
@@ -196,7 +221,9 @@ def describe(function: Callable[..., Any], *, name: str, effect: Effect = "write
             takes_fields = True
         elif parameter.name == "ctx":
             if parameter.kind is parameter.POSITIONAL_ONLY:
-                raise StepTypeError(f"step type {name}: ctx is passed by name, it must not stand before a `/`")
+                raise StepTypeError(
+                    f"step type {name}: ctx is passed by name, it must not stand before a `/`"
+                )
             takes_context = True
         elif position == 0 and parameter.kind is not parameter.KEYWORD_ONLY:
             takes_input = "all" if parameter.name == "inputs" else "first"
@@ -211,7 +238,9 @@ def describe(function: Callable[..., Any], *, name: str, effect: Effect = "write
     if takes_others and takes_input != "first":
         raise StepTypeError(f"step type {name}: `*others` needs a parameter for the first input before it")
     if takes_others and (clash := _named_before_others(function)):
-        raise StepTypeError(f"step type {name}: {clash} stands between the input and `*others`; put it after them")
+        raise StepTypeError(
+            f"step type {name}: {clash} stands between the input and `*others`; put it after them"
+        )
     return UserStepType(
         name=name,
         effect=effect,
@@ -237,11 +266,7 @@ def _named_before_others(function: Callable[..., Any]) -> str | None:
 def _is_async(function: Callable[..., Any]) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
-    call = getattr(type(function), "__call__", None)
-    return inspect.iscoroutinefunction(call) or inspect.signature(function).return_annotation in _AWAITABLES
-
-
-_AWAITABLES: Final = (Awaitable, "Awaitable")
+    return inspect.iscoroutinefunction(type(function).__call__)  # an object with an `async def __call__`
 
 
 def _place(function: Callable[..., Any]) -> str:

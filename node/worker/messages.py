@@ -1,9 +1,9 @@
 """What passes between the scheduler and a worker pool, and between a pool and its runner processes.
 
 `TaskFrame` goes in, `TaskOutcome`, `TaskHeartbeat` and `LogLine` come out; these four may cross the mesh unchanged.
-The `To…`/`From…` messages never leave the host: node and runner are started from the same files, so they carry no version.
-A runner is not trusted: what comes from it is decoded against `FromRunner` and checked by the pool, and a runner that
-sends anything else is replaced.
+The `To…`/`From…` messages never leave the host: node and runner are started from the same files, so they
+carry no version. A runner is not trusted: what comes from it is decoded against `FromRunner` and checked by the
+pool, and a runner that sends anything else is replaced.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from workflow.messages import SegmentResult, Task
+from workflow.messages import SegmentResult, StepError, Task
 
 Effect = Literal["pure", "read", "write", "wait"]
+
+Stream = Literal["log", "stdout", "stderr"]
+"""Where a line came from: `ctx.log`, or one of the two standard streams."""
 
 TaskKey = tuple[str, int, tuple[int, ...], int]
 """(execution id, segment, loop path, attempt): names one attempt in the whole cluster."""
@@ -28,15 +31,20 @@ class TaskFrame(Struct, frozen=True, array_like=True):
     tenant: str = "default"
 
 
+LostCode = Literal[
+    "runner_died", "out_of_memory", "runner_hung", "runner_replaced", "plan_unavailable", "pool_closed"
+]
+
+
 class Lost(Struct, frozen=True, array_like=True):
     """An attempt that ended without a result, and what is known about it.
 
-    `started=False`: it certainly did not run, re-dispatching it repeats nothing. `at_fault=True`: the runner died, hung or
-    was killed while it ran this very task, so it counts as a failed attempt; otherwise the task only shared a runner
-    with whatever went wrong.
+    `started=False`: it certainly did not run, re-dispatching it repeats nothing. `at_fault=True`: the runner died
+    while it ran this very task, so it counts as a failed attempt; otherwise the task only shared a runner with
+    whatever went wrong.
     """
 
-    code: Literal["runner_died", "out_of_memory", "runner_hung", "runner_replaced", "plan_unavailable", "pool_closed"]
+    code: LostCode
     reason: str  # for people: what happened, with exit status or signal
     started: bool
     at_fault: bool
@@ -81,7 +89,7 @@ class LogLine(Struct, frozen=True, array_like=True):
     """What a step logged or printed. Without `execution_id` the line could not be tied to an attempt."""
 
     text: str
-    stream: Literal["log", "stdout", "stderr"]
+    stream: Stream
     runner_pid: int
     execution_id: str | None = None
     segment: int = 0
@@ -104,14 +112,13 @@ class RunnerSettings(Struct, frozen=True):
     open_files_max: int
     result_bytes_max: int
     frame_bytes_max: int
-    io_tasks_max: int
     stop_grace_s: float
     log_line_bytes_max: int
     log_bytes_per_attempt_max: int
 
 
 class ToPlan(Struct, frozen=True, array_like=True, tag=1):
-    """Remember this definition under its hash. Comes before the first task that uses it."""
+    """Remember this definition under its hash; comes before the first task that uses it. Answered by FromPlan."""
 
     plan_hash: bytes
     definition: bytes
@@ -172,7 +179,7 @@ class FromHeartbeat(Struct, frozen=True, array_like=True, tag=4):
 
 class FromLog(Struct, frozen=True, array_like=True, tag=5):
     ticket: int  # 0: no task
-    stream: Literal["log", "stdout", "stderr"]
+    stream: Stream
     text: str
     fields: dict[str, Any] = {}
 
@@ -189,7 +196,26 @@ class FromStuck(Struct, frozen=True, array_like=True, tag=7):
     ticket: int
 
 
-FromRunner = FromReady | FromFailed | FromResults | FromHeartbeat | FromLog | FromReturned | FromStuck
+class SegmentKind(Struct, frozen=True, array_like=True):
+    """What a pool needs to know of a segment: is it run on the event loop, and how is it called in messages."""
+
+    is_io: bool
+    step_id: str  # its last step: the one with the effect, if there is one
+    step_type: str
+    steps_total: int
+
+
+class FromPlan(Struct, frozen=True, array_like=True, tag=8):
+    """The answer to ToPlan: the segments, or why the definition cannot be run here."""
+
+    plan_hash: bytes
+    segments: list[SegmentKind]
+    error: str | None = None
+
+
+FromRunner = (
+    FromReady | FromFailed | FromResults | FromHeartbeat | FromLog | FromReturned | FromStuck | FromPlan
+)
 
 FRAME_HEADER_BYTES: Final = 4  # length of the body, little endian
 
@@ -199,6 +225,7 @@ __all__ = [
     "FromFailed",
     "FromHeartbeat",
     "FromLog",
+    "FromPlan",
     "FromReady",
     "FromResults",
     "FromReturned",
@@ -206,8 +233,12 @@ __all__ = [
     "FromStuck",
     "LogLine",
     "Lost",
+    "LostCode",
     "RunnerSettings",
+    "SegmentKind",
     "SegmentResult",
+    "StepError",
+    "Stream",
     "Task",
     "TaskFrame",
     "TaskHeartbeat",

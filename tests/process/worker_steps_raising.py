@@ -1,0 +1,3 @@
+"""Does not import."""
+
+1 / 0  # noqa: B018
