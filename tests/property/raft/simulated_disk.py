@@ -2,8 +2,8 @@
 
 What may survive a power loss, per file: everything up to the last `sync_data`, and of the writes behind it
 either a prefix, cut at any byte, or any set of 512-byte sectors. Per directory: everything up to the last
-`sync_directory`, and a prefix of the renames, creations and removals behind it. After a mere kill of the
-process everything survives.
+`sync_directory`, of the creations and renames behind it a prefix, and any of the removals. After a mere kill of
+the process everything survives.
 """
 
 from __future__ import annotations
@@ -79,8 +79,13 @@ class SimulatedDisk:
             inode.durable = bytes(content)
             inode.unsynced.clear()
         names = dict(self._durable_names)
-        for change in self._name_changes[: rng.randint(0, len(self._name_changes))]:
-            _rename(names, change)
+        survivors_of_names = rng.randint(0, len(self._name_changes))
+        for number, change in enumerate(self._name_changes):
+            if change[0] == "remove":
+                if rng.random() < 0.5 and change[1] in names:
+                    _rename(names, change)
+            elif number < survivors_of_names:
+                _rename(names, change)
         self._names, self._durable_names = names, dict(names)
         self._name_changes.clear()
 

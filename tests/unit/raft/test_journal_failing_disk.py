@@ -167,7 +167,7 @@ def test_a_read_error_is_final_and_says_so() -> None:
         journal.append([entry(index)])
     journal.sync()
     disk.fault = lambda called, _path: errno.EIO if called == "read_at" else None
-    with pytest.raises(StorageFailed, match="EIO|Input/output"):
+    with pytest.raises(StorageFailed, match=r"EIO|Input/output"):
         journal.entries(1, 1, 100)
     with pytest.raises(StorageFailed):
         journal.append([entry(10)])
