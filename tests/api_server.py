@@ -12,7 +12,7 @@ import aiohttp
 
 from node.api.routes import Api, ApiParts
 from node.api.server import ApiSettings
-from node.api.workflows import CheckReport
+from node.checking import CheckReport
 from node.errors import Problem
 from tests.api_engine import MemoryEngine
 

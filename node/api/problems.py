@@ -63,6 +63,14 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
         "The workflow is not valid",
         "Correct what the problems name; `POST /v1/workflows:validate` lists all.",
     ),
+    "inputs_invalid": Kind(
+        422,
+        "The inputs do not fit the workflow",
+        "Send the inputs that the workflow declares; the problems name them.",
+    ),
+    "workflow_too_large": Kind(
+        413, "The workflow is too large", "Split it, or raise the limit that the detail names."
+    ),
     "overloaded": Kind(429, "Too much at once", "Come back after the seconds in Retry-After."),
     "internal": Kind(
         500, "A fault of the node", "Repeat it; if it stays, report the request id and the node's log."
@@ -111,7 +119,7 @@ class ProblemReply(NamedTuple):
 def problem_reply(error: ThaiyyalError, request_id: str) -> ProblemReply:
     """The answer to a request that failed with `error`."""
     code, status, problems, headers = _facts(error)
-    kind = CATALOGUE.get(code) or CATALOGUE["internal"]
+    kind = CATALOGUE.get(code) or CATALOGUE["request_invalid" if status < 500 else "internal"]
     document: dict[str, Any] = {
         "type": f"urn:thaiyyal-node:problem:{code}",
         "title": kind.title,
@@ -136,7 +144,7 @@ def problem_reply(error: ThaiyyalError, request_id: str) -> ProblemReply:
 def problem_object(error: ThaiyyalError) -> dict[str, Any]:
     """The same facts as an entry of a batch's answer."""
     code, status, problems, _ = _facts(error)
-    kind = CATALOGUE.get(code) or CATALOGUE["internal"]
+    kind = CATALOGUE.get(code) or CATALOGUE["request_invalid" if status < 500 else "internal"]
     entry: dict[str, Any] = {
         "type": f"urn:thaiyyal-node:problem:{code}",
         "title": kind.title,

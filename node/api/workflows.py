@@ -16,6 +16,7 @@ from node.api.problems import ApiError
 from node.api.render import page_json, workflow_object
 from node.api.replies import AnyReply, Reply
 from node.api.server import ApiSettings, Call, query_int
+from node.checking import CheckReport
 from node.engine import Engine
 from node.errors import NotFound, Problem
 
@@ -24,16 +25,6 @@ versions_limit_max: Final = 100
 
 _REGISTER: Final = BodyReader(RegisterBody)
 _VALIDATE: Final = BodyReader(ValidateBody)
-
-
-class CheckReport(Struct, frozen=True):
-    """What a check of a payload found. `valid` is False as soon as there is one problem."""
-
-    valid: bool
-    error: str  # the original's text of the first problem, "" when valid
-    problems: tuple[Problem, ...] = ()
-    steps_total: int = 0
-    loads: bool = True  # False: the original refuses it while decoding (its own validate route says so)
 
 
 Checker = Callable[[bytes], CheckReport]

@@ -1,0 +1,57 @@
+"""All settings of one node. Every part keeps its own knobs beside its code; this file puts them together.
+
+NodeSettings
+  data_dir, slots and the times of start and stop   here
+  api          node/api/server.py           ApiSettings
+  worker       node/worker/settings.py      WorkerSettings
+  coordinator  node/coordinator/settings.py Settings
+  raft         raft/settings.py             Settings
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.api.server import ApiSettings
+from node.coordinator.settings import Settings as CoordinatorSettings
+from node.worker.settings import WorkerSettings, slots_auto
+from raft.settings import Settings as RaftSettings
+from workflow.steps.base import Settings as LanguageSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """One node. Frozen: a change of settings is a restart."""
+
+    data_dir: Path
+    slots: int = field(default_factory=slots_auto)  # one runner process per CPU that this process may use
+    api: ApiSettings = field(default_factory=ApiSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    coordinator: CoordinatorSettings = field(default_factory=CoordinatorSettings)
+    raft: RaftSettings = field(default_factory=RaftSettings)
+    stop_timeout_s: float = 20.0  # all of a stop; what has not ended by then is abandoned, as by kill -9
+
+    @classmethod
+    def from_options(
+        cls,
+        *,
+        data_dir: Path,
+        api_host: str = "127.0.0.1",
+        api_port: int = 7410,
+        slots: int | None = None,
+        load: tuple[str, ...] = (),
+        allow_http: bool = False,
+        allow_localhost: bool = False,
+        allow_private: bool = False,
+    ) -> NodeSettings:
+        """The settings that the options of `start` stand for; all others keep their defaults."""
+        language = LanguageSettings(
+            allow_http=allow_http, allow_localhost=allow_localhost, allow_private_ips=allow_private
+        )
+        return cls(
+            data_dir=data_dir,
+            slots=slots or slots_auto(),
+            api=ApiSettings(host=api_host, port=api_port),
+            worker=WorkerSettings(load=load, language=language),
+        )
