@@ -564,10 +564,9 @@ def new_idempotency_key() -> str:
 
 def normal_address(address: str) -> str:
     """`host`, `host:port` or a URL as `http://host:port`. Raises ValueError for anything else."""
-    text = address.strip().rstrip("/")
-    if "://" not in text:
-        text = f"http://{text}"
-    scheme, _, rest = text.partition("://")
+    text = address.strip()
+    scheme, _, rest = text.partition("://") if "://" in text else ("http", "", text)
+    rest = rest.removesuffix("/")
     host, _, port = rest.rpartition(":") if rest.count(":") == 1 or "]:" in rest else (rest, "", "")
     if scheme not in ("http", "https") or not host or "/" in rest or (port and not port.isdigit()):
         raise ValueError(f"{address!r} is no address of a node; give host:port, for example 127.0.0.1:7410")
