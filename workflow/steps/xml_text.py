@@ -14,6 +14,10 @@ _NO_MAP = (
 )
 _BEFORE_ROOT = re.compile(r"<\?(?P<pi>.*?)\?>|<!--(?P<comment>.*?)-->|<!(?P<directive>)|<", re.DOTALL)
 _DIRECTIVE_PART = re.compile(r"""<!--.*?-->|"[^"]*"|'[^']*'|[<>]""", re.DOTALL)
+_CUT_SHORT = tuple(
+    expat.errors.codes[text]
+    for text in (expat.errors.XML_ERROR_UNCLOSED_TOKEN, expat.errors.XML_ERROR_NO_ELEMENTS)
+)
 _ENCODING = re.compile(r"""\bencoding\s*=\s*["']([^"']*)["']""")
 _VERSION = re.compile(r"""\bversion\s*=\s*["']([^"']*)["']""")
 
@@ -61,7 +65,8 @@ def root_element(text: str) -> tuple[str, str]:
         if names:
             raise XmlError(_NO_MAP) from None
         line = text.count("\n", 0, start) + error.lineno
-        raise XmlError(f"XML syntax error on line {line}: {expat.ErrorString(error.code)}") from None
+        problem = "unexpected EOF" if error.code in _CUT_SHORT else expat.ErrorString(error.code)
+        raise XmlError(f"XML syntax error on line {line}: {problem}") from None
     raise XmlError(_NO_MAP)
 
 
