@@ -254,7 +254,8 @@ class Core:
         self._round_index = 0
         self._waiting_reads: list[tuple[str | None, int]] = []
         self._forwarded: dict[int, int] = {}
-        self._request_id = 0
+        self._request_id = rng.getrandbits(48)
+        """Starts at random, so that an answer to this node's former life answers nothing now."""
         self.transfer_target: str | None = None
         self._transfer_deadline = inf
         self._transfer_sent = False
@@ -288,9 +289,7 @@ class Core:
         """When `tick` is next worth calling; inf for never."""
         if self.role is Role.LEADER:
             return min(self._heartbeat_at, self._commit_notice_at, self._transfer_deadline)
-        if self.node_id not in self.log.config.voters:
-            return inf
-        return self._election_deadline
+        return self._election_deadline if self._may_campaign() else inf
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -298,7 +297,7 @@ class Core:
         """Time has passed."""
         if self.role is Role.LEADER:
             self._tick_leader(now)
-        elif now >= self._election_deadline and self.node_id in self.log.config.voters:
+        elif now >= self._election_deadline and self._may_campaign():
             if now - self._election_deadline > self._settings.stall_s and self.log.config.voters.keys() != {
                 self.node_id
             }:
@@ -528,6 +527,14 @@ class Core:
         spread = settings.election_timeout_max_s - settings.election_timeout_min_s
         self._election_deadline = now + settings.election_timeout_min_s + self._rng.random() * spread
 
+    def _may_campaign(self) -> bool:
+        """A voter may; and one whose removal is in its log but not known to be committed: it may be the only one with
+        that entry, so nobody else could be elected (dissertation, section 4.2.2). Its own vote does not count then."""
+        log = self.log
+        if self.node_id in log.config.voters:
+            return True
+        return log.config_index > self.commit_index and self.node_id in log.config_at(log.config_index - 1).voters
+
     def _set_term_vote(self, term: int, voted_for: str) -> None:
         self.term = term
         self.voted_for = voted_for
@@ -662,7 +669,7 @@ class Core:
             self._become_leader(now)
 
     def _on_timeout_now(self, now: float, sender: str, message: TimeoutNow) -> None:
-        if self.role is not Role.LEADER and self.node_id in self.log.config.voters:
+        if self.role is not Role.LEADER and self._may_campaign():
             self._campaign(now, transfer=True)
 
     def _become_leader(self, now: float) -> None:

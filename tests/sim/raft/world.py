@@ -173,6 +173,8 @@ class Node:
         self.ready: list[tuple[int, int, _Read]] = []
         self.context = 0
         self.commit_seen = self.core.commit_index
+        self.writes_seen: list[Any] = []
+        self.writes_count = 0
         self.apply_to = 0
         self.pump()
 
@@ -207,6 +209,9 @@ class Node:
 
     def tick(self, life: int, at: float) -> None:
         if not self.up or life != self.life or at != self.timer_at:
+            return
+        if self.paused_until > self.world.now:
+            self.world.at(self.paused_until, self.tick, life, at)
             return
         self.timer_at = inf
         if self.world.now >= self.core.next_deadline():
@@ -508,9 +513,13 @@ class Node:
         checker = world.checker
         if core.role is Role.LEADER:
             checker.saw_leader(self.name, core.term, core.log)
-        for write in core._writes:
-            if isinstance(write, WriteEntries) and write.entries[-1].index <= core.log.last_index:
+        writes = core._writes
+        if writes is not self.writes_seen:
+            self.writes_seen, self.writes_count = writes, 0
+        for write in writes[self.writes_count :]:
+            if isinstance(write, WriteEntries):
                 checker.saw_entries(self.name, core.log, write.entries)
+        self.writes_count = len(writes)
         if core.commit_index > self.commit_seen:
             checker.saw_commit(self.name, core.term, self.commit_seen, core.commit_index, core.log)
             self.commit_seen = core.commit_index
@@ -538,6 +547,8 @@ class World:
             snapshot_chunk_bytes=self.rng.choice((64, 1000)),
             snapshot_window_chunks=self.rng.choice((1, 4)),
             snapshot_retry_s=0.5,
+            # With little spread votes split, and several candidates share a term.
+            election_timeout_max_s=0.6 if plan.storm else self.rng.choice((0.36, 0.6, 0.6)),
             learner_lag_entries_max=5,
         )
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -629,17 +640,20 @@ class World:
         up = [n for n in self.nodes.values() if n.up and n.paused_until <= self.now]
         if up:
             leaders = [n for n in up if n.core.role is Role.LEADER]
-            if leaders and rng.random() < 0.75:
-                commands = []
-                for _ in range(rng.choice((1, 1, 1, 2, 5))):
-                    self._command += 1
-                    commands.append(b"%d:" % self._command + bytes(rng.randint(0, 60)))
-                rng.choice(leaders).propose(commands)
+            if leaders and rng.random() < 0.7:
+                self._write(rng.choice(leaders))
             else:
-                rng.choice(up).read()
+                rng.choice(leaders if leaders and rng.random() < 0.5 else up).read()
         self.at(
             self.now + (rng.uniform(0.0, 0.04) if rng.random() < 0.9 else rng.uniform(0, 0.5)), self.clients
         )
+
+    def _write(self, node: Node) -> None:
+        commands = []
+        for _ in range(self.rng.choice((1, 1, 1, 2, 5))):
+            self._command += 1
+            commands.append(b"%d:" % self._command + bytes(self.rng.randint(0, 60)))
+        node.propose(commands)
 
     def housekeeping(self) -> None:
         rng = self.rng
@@ -655,16 +669,17 @@ class World:
     def membership(self) -> None:
         """Whoever leads changes something about the members."""
         rng = self.rng
-        leader = self.leader()
-        if leader is not None and leader.paused_until <= self.now:
-            config = leader.core.log.config
-            try:
-                leader.core.propose_config(self._next_config(config))
+        for leader in self.nodes.values():  # stale ones too
+            if not leader.up or leader.core.role is not Role.LEADER or leader.paused_until > self.now:
+                continue
+            for _ in range(rng.choice((1, 1, 2))):
+                try:
+                    leader.core.propose_config(self._next_config(leader.core.log.config))
+                except MembershipRefused:
+                    break
                 self.outcome.config_changes += 1
                 leader.observe()
                 leader.pump_soon()
-            except MembershipRefused:
-                pass
         self.at(self.now + rng.uniform(0.05, 0.8), self.membership)
 
     def _next_config(self, config: Config) -> Config:
@@ -676,7 +691,7 @@ class World:
             choices += ["learn", "learn"]
         if learners:
             choices += ["promote", "promote", "promote", "forget"]
-        if len(voters) > 2:
+        if len(voters) > 1:
             choices += ["remove"]
         choice = rng.choice(choices or ["none"])
         if choice == "learn":
@@ -704,6 +719,8 @@ class World:
             (
                 "cut",
                 "isolate",
+                "strand",
+                "strand",
                 "partition",
                 "heal",
                 "heal",
@@ -736,6 +753,8 @@ class World:
                     self.network.cuts.add((target.name, other))
                     if both:
                         self.network.cuts.add((other, target.name))
+        elif kind == "strand" and leader is not None:
+            self._strand(leader)
         elif kind == "partition":
             half = set(rng.sample(names, len(names) // 2))
             for a in names:
@@ -780,6 +799,21 @@ class World:
                 self.at(self.now + rng.uniform(0.0, 1.0), self._restart, node)
         pause = rng.uniform(0.02, 0.35) if plan.storm else rng.uniform(0.05, 0.9)
         self.at(self.now + pause, self.fault)
+
+    def _strand(self, leader: Node) -> None:
+        """A leader is cut off, from all or all but one, and goes on taking commands; then it comes back."""
+        rng = self.rng
+        others = [name for name in self.nodes if name != leader.name]
+        rng.shuffle(others)
+        for other in others[rng.choice((0, 0, 1)) :]:
+            self.network.cuts.add((leader.name, other))
+            self.network.cuts.add((other, leader.name))
+        for _ in range(rng.randint(1, 4)):
+            if leader.up and leader.core.role is Role.LEADER and leader.paused_until <= self.now:
+                self._write(leader)
+        self.at(self.now + rng.uniform(0.2, 1.6), self.network.cuts.clear)
+        if rng.random() < 0.2 and leader.up and self.plan.crash != "none":
+            self._crash(leader)
 
     def _crash(self, node: Node) -> None:
         node.crash(self.plan.crash)
