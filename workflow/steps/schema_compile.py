@@ -8,7 +8,6 @@ part of the library): nothing is ever fetched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +19,7 @@ from referencing.exceptions import NoSuchResource, PointerToNowhere, Unresolvabl
 from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, SchemaRegistry
 
 from workflow.steps.json_text import decode_floats, decode_numbers
+from workflow.steps.regexp import PatternInvalid, Regexp
 from workflow.values import JsonNumber, Value, json_form
 
 schemas_cached_max: Final = 256  # compiled schemas kept; a definition rarely has more than one
@@ -49,7 +49,7 @@ class Node:
     types: list[str] = field(default_factory=list)
     properties: dict[str, Node] = field(default_factory=dict)
     additional_properties: bool | Node | None = None
-    pattern_properties: dict[str, tuple[re.Pattern[str], Node]] = field(default_factory=dict)
+    pattern_properties: dict[str, tuple[Regexp, Node]] = field(default_factory=dict)
     property_names: Node | None = None
     dependencies: dict[str, list[str] | Node] = field(default_factory=dict)
     items: Node | list[Node] | None = None
@@ -230,7 +230,7 @@ class _Compiler:
             for text, value in sorted(schema["patternProperties"].items()):
                 try:
                     pattern = compile_pattern(text)
-                except ValueError:
+                except PatternInvalid:
                     raise SchemaInvalid(f"Invalid regex pattern '{text}'") from None
                 node.pattern_properties[text] = (pattern, self._node(value, resolver))
         if "propertyNames" in schema and self._draft >= 6:
@@ -309,7 +309,7 @@ class _Compiler:
                 raise SchemaInvalid("pattern must be of a string")
             try:
                 compile_pattern(schema["pattern"])
-            except ValueError:
+            except PatternInvalid:
                 raise SchemaInvalid("pattern must be a valid regex") from None
             node.pattern = schema["pattern"]
         if "format" in schema:
@@ -398,15 +398,7 @@ def _has_json_numbers(value: Any) -> bool:
     return type(value) not in (int, float)
 
 
-pattern_length_max: Final = 1000  # characters of a regular expression in a schema
-
-
 @lru_cache(maxsize=schemas_cached_max)
-def compile_pattern(text: str) -> re.Pattern[str]:
-    """A pattern of a schema. Raises ValueError if it is none, or longer than pattern_length_max."""
-    if len(text) > pattern_length_max:
-        raise ValueError("pattern too long")
-    try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+def compile_pattern(text: str) -> Regexp:
+    """A pattern of a schema. Raises PatternInvalid."""
+    return Regexp(text)

@@ -13,6 +13,7 @@ from typing import Final
 
 from jsonschema import FormatChecker
 
+from workflow.steps.regexp import PatternInvalid, Regexp
 from workflow.steps.url_rules import UrlRefused, split_url
 
 _TIME = r"(?:[01]?[0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.,][0-9]+)?"
@@ -103,8 +104,8 @@ def _is_uri_template(text: str) -> bool:
 
 def _is_regex(text: str) -> bool:
     try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError):
+        Regexp(text)
+    except PatternInvalid:
         return False
     return True
 
