@@ -30,6 +30,9 @@ class NodeSettings:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     coordinator: CoordinatorSettings = field(default_factory=CoordinatorSettings)
     raft: RaftSettings = field(default_factory=RaftSettings)
+    drain_s: float = (
+        5.0  # at a stop, for tasks that run; longer ones are reported as lost and go on elsewhere
+    )
     stop_timeout_s: float = 20.0  # all of a stop; what has not ended by then is abandoned, as by kill -9
 
     @classmethod

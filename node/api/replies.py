@@ -143,7 +143,7 @@ class StreamReply:
         finally:
             if hasattr(parts, "aclose"):
                 await parts.aclose()
-        if chunked:
+        if chunked and not transport.is_closing():
             transport.write(b"0\r\n\r\n")
 
     async def _wait_drained(self, request: web.BaseRequest) -> None:
