@@ -62,10 +62,16 @@ def _find(
         if scope is not None:
             attempt = scope.attempts.get(segment)
             if attempt is not None and attempt.number == number:
-                t.fx.touched.append(x)
+                _touch(t, x)
                 return x, program, scope, attempt
     t.fx.dropped += 1
     return None
+
+
+def _touch(t: Transition, x: Execution) -> None:
+    """Before anything of an execution changes."""
+    t.state.changing(x)
+    t.fx.touched.append(x)
 
 
 # ---- executions ----------------------------------------------------------------------------------------------
@@ -85,7 +91,6 @@ def _start(t: Transition, command: c.Start) -> Answer:
             return earlier
     program = definition.program
     definition.references += 1
-    definition.last_used = t.now
     state.accepted += 1
     size = program.scope_size[0]
     x = Execution(
@@ -111,6 +116,7 @@ def _start(t: Transition, command: c.Start) -> Answer:
         timeout_s=command.timeout_s,
     )
     state.executions[x.id] = x
+    state.changes.executions[x.number] = x
     if command.context is not None:
         t.hold(x, len(command.context))
     if command.timeout_s > 0:
@@ -139,8 +145,9 @@ def _claim_key(state: State, command: c.Start) -> Answer:
             f"tenant {tenant!r} has {count} idempotency keys of the last {state.limits.dedupe_keep_s / 3600:g} h",
             limit="dedupe_keys_max",
         )
-    state.dedupe[key] = Dedupe(command.id, command.digest, state.now)
+    state.dedupe[key] = Dedupe(command.id, command.digest, state.now, state.accepted)
     state.dedupe_order.append(key)
+    state.changes.dedupe[key] = None
     state.dedupe_counts[tenant] = count + 1
     return None
 
@@ -152,6 +159,7 @@ def _forget_old_keys(state: State) -> None:
             return
         key = state.dedupe_order.popleft()
         del state.dedupe[key]
+        state.changes.dedupe[key] = None
         left = state.dedupe_counts[key[0]] - 1
         if left:
             state.dedupe_counts[key[0]] = left
@@ -190,7 +198,7 @@ def _timer_fired(t: Transition, command: c.TimerFired) -> Answer:
     if command.segment < 0:
         x = t.state.executions.get(command.id)
         if x is not None and x.deadline and x.deadline <= t.now:
-            t.fx.touched.append(x)
+            _touch(t, x)
             t.expire(x, t.state.definitions[x.plan].program)
         return None
     found = _find(t, command.id, command.segment, command.path, command.attempt)
@@ -207,7 +215,7 @@ def _grant(t: Transition, command: c.Grant) -> Answer:
     for key in command.attempts:
         found = _find(t, *key)
         if found is not None and found[3].stage == Stage.QUEUED:
-            t.grant(found[0], found[2], found[3])
+            t.grant(*found)
     return None
 
 
@@ -215,7 +223,7 @@ def _cancel(t: Transition, command: c.Cancel) -> Answer:
     x = t.state.executions.get(command.id)
     if x is None:
         return Refused("not_found", f"execution {command.id} is not running")
-    t.fx.touched.append(x)
+    _touch(t, x)
     if x.ending:
         return x
     x.journal.append(Entry(Kind.CANCELLING, t.now, text=command.reason))
@@ -246,7 +254,7 @@ def _signal(t: Transition, command: c.Signal) -> Answer:
     if command.key is not None:
         x.signal_ids = x.signal_ids or {}
         x.signal_ids[command.key] = None
-    t.fx.touched.append(x)
+    _touch(t, x)
     t.signal(x, t.state.definitions[x.plan].program, command.name, command.payload)
     return x
 
@@ -255,12 +263,10 @@ def _signal(t: Transition, command: c.Signal) -> Answer:
 
 
 def _put_definition(t: Transition, command: c.PutDefinition) -> Answer:
-    known = t.state.definitions.get(command.plan)
-    if known is not None:
-        known.last_used = t.now
-        return None
-    plan = _control_decoder.decode(command.control)
-    t.state.definitions[command.plan] = Definition(command.payload, plan, Program(plan), t.now)
+    if command.plan not in t.state.definitions:
+        plan = _control_decoder.decode(command.control)
+        t.state.definitions[command.plan] = Definition(command.payload, plan, Program(plan))
+        t.state.changes.definitions[command.plan] = None
     return None
 
 
@@ -269,6 +275,7 @@ def _drop_definitions(t: Transition, command: c.DropDefinitions) -> Answer:
         definition = t.state.definitions.get(plan)
         if definition is not None and definition.references == 0:
             del t.state.definitions[plan]
+            t.state.changes.definitions[plan] = None
     return None
 
 
@@ -289,6 +296,7 @@ def _register_workflow(t: Transition, command: c.RegisterWorkflow) -> Answer:
     number = workflow.versions[-1].version + 1 if workflow.versions else 1
     version = Version(number, command.plan, command.name, command.description, t.now)
     workflow.versions.append(version)
+    state.changes.workflows[command.workflow_id] = None
     definition.references += 1
     return version
 
@@ -297,10 +305,10 @@ def _delete_workflow(t: Transition, command: c.DeleteWorkflow) -> Answer:
     workflow = t.state.workflows.pop(command.workflow_id, None)
     if workflow is None:
         return Refused("not_found", f"no workflow {command.workflow_id!r} is registered")
+    t.state.changes.workflows[command.workflow_id] = None
     for version in workflow.versions:
         definition = t.state.definitions[version.plan]
         definition.references -= 1
-        definition.last_used = t.now
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from node.coordinator.state import Attempt, AttemptKey, Execution, Scope
+from node.coordinator.state import Attempt, AttemptKey, Definition, Execution, Scope
 
 
 class Accepted(Struct, frozen=True, gc=False):
@@ -52,6 +52,13 @@ class TimerSet(Struct, frozen=True, gc=False):
     wall: bool = False
 
 
+class Finished(Struct, frozen=True, gc=False):
+    """An execution that has become terminal; nothing changes it any more."""
+
+    execution: Execution
+    definition: Definition
+
+
 class Effects(Struct):
     """Collected over one batch, each list in order of application. `answers` has one entry per command."""
 
@@ -60,7 +67,7 @@ class Effects(Struct):
     timers: list[TimerSet]
     timers_cleared: list[TimerSet]
     cancels: list[AttemptKey]
-    finished: list[Execution]
+    finished: list[Finished]
     touched: list[Execution]  # something a follower of its events can see has changed
     dropped: int = 0  # reports that were fenced off
 

@@ -29,8 +29,8 @@ class Program:
         "edges_out",
         "flow_in",
         "in_degree",
+        "last_steps",
         "level",
-        "live_edges",
         "local",
         "loop_of",
         "needs",
@@ -69,6 +69,7 @@ class Program:
         self.timeouts: Final = tuple(p.timeout_s if p else None for p in self.policies)
         self.retries: Final = tuple((p.retry if p else None) or _ONE_ATTEMPT for p in self.policies)
         self._check(plan)
+        self.last_steps: Final = tuple(plan.step_ids[segment.steps[-1]] for segment in plan.segments)
 
         local = [0] * len(plan.segments)
         size: dict[int, int] = {0: 0}
@@ -91,7 +92,6 @@ class Program:
             in_degree[edge.target_segment] += 1
             flow_in[edge.target_segment] += flow
         self.edges_out: Final = tuple(tuple(edges) for edges in out)
-        self.live_edges: Final = tuple(frozenset(edge.number for edge in edges) for edges in out)
         self.in_degree: Final = tuple(in_degree)
         self.flow_in: Final = tuple(flow_in)
         roots: dict[int, list[int]] = {scope: [] for scope in size}
@@ -120,6 +120,8 @@ class Program:
         for index, segment in enumerate(plan.segments):
             if segment.index != index:
                 raise ValueError(f"segment {index} calls itself {segment.index}")
+            if not segment.steps:
+                raise ValueError(f"segment {index} has no steps")
             if any(not 0 <= step < steps for step in (*segment.steps, *segment.needs)):
                 raise ValueError(f"segment {index} names a step outside 0..{steps - 1}")
             if segment.body is not None and segment.body not in self.bodies:

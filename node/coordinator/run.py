@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from node.coordinator.effects import Effects, Ready, TimerKey, TimerSet
+from node.coordinator.effects import Effects, Finished, Ready, TimerKey, TimerSet
 from node.coordinator.journal import Entry, Kind, encode_timings
 from node.coordinator.program import Program
 from node.coordinator.state import (
@@ -25,6 +25,7 @@ from node.coordinator.state import (
     Scope,
     Stage,
     State,
+    parent_scope,
     scopes_of,
 )
 from workflow.durations import format_duration
@@ -91,12 +92,15 @@ class Transition:
         """The attempt may be handed out. For a write this *is* the record that it may have run."""
         attempt.since = self.now
         if program.writes[attempt.segment]:
-            if self.state.granted >= self.state.limits.write_window:
+            queue = program.queues[attempt.segment]
+            granted = self.state.granted.get(queue, 0)
+            if granted >= self.state.limits.write_window or queue in self.state.queued:
                 attempt.stage = Stage.QUEUED
                 x.parked += 1
+                self.state.queued[queue] = self.state.queued.get(queue, 0) + 1
                 self.fx.ready.append(Ready(x, scope, attempt, attempt.number))
                 return
-            self.state.granted += 1
+            self.state.granted[queue] = granted + 1
         attempt.stage = Stage.ACTIVE
         x.active += 1
         self.fx.ready.append(Ready(x, scope, attempt, attempt.number))
@@ -105,11 +109,13 @@ class Transition:
         attempt.number += 1
         self._make_ready(x, program, scope, attempt)
 
-    def grant(self, x: Execution, scope: Scope, attempt: Attempt) -> None:
+    def grant(self, x: Execution, program: Program, scope: Scope, attempt: Attempt) -> None:
         """A write above the window may be dispatched now."""
+        queue = program.queues[attempt.segment]
         x.parked -= 1
+        _count_down(self.state.queued, queue)
         x.active += 1
-        self.state.granted += 1
+        self.state.granted[queue] = self.state.granted.get(queue, 0) + 1
         attempt.stage = Stage.ACTIVE
         self.fx.ready.append(Ready(x, scope, attempt, attempt.number))
 
@@ -118,7 +124,7 @@ class Transition:
     def _leave_active(self, x: Execution, program: Program, attempt: Attempt) -> None:
         x.active -= 1
         if program.writes[attempt.segment]:
-            self.state.granted -= 1
+            _count_down(self.state.granted, program.queues[attempt.segment])
 
     def _park(self, x: Execution, scope: Scope, attempt: Attempt, stage: Stage) -> None:
         attempt.stage = stage
@@ -146,8 +152,8 @@ class Transition:
 
     def hold(self, x: Execution, size: int) -> None:
         """Count bytes of values that the execution now holds (negative: no longer holds)."""
-        x.bytes += size
-        self.state.bytes += size
+        x.held += size
+        self.state.held += size
 
     # ---- reports ---------------------------------------------------------------------------------------------
 
@@ -414,7 +420,7 @@ class Transition:
             self.hold(x, -sum(map(len, inside.outputs.values())))
             if x.scopes is not None:
                 del x.scopes[(inside.body, inside.path)]
-        parent = self._parent(x, program, scope)
+        parent = parent_scope(x, program, scope)
         segment = program.loop_of[scope.body]
         attempt = parent.attempts.get(segment) if parent is not None else None
         if parent is None or attempt is None or attempt.loop is None:
@@ -443,12 +449,6 @@ class Transition:
         self._close(program, scope, attempt.segment, Phase.FAILED)
         self._fail_scope(x, program, scope, error)
 
-    def _parent(self, x: Execution, program: Program, scope: Scope) -> Scope | None:
-        body = program.scope_of[program.loop_of[scope.body]]
-        if body == 0:
-            return x
-        return x.scopes.get((body, scope.path[:-1])) if x.scopes else None
-
     def _subtree(self, x: Execution, program: Program, scope: Scope) -> Iterator[Scope]:
         """A loop body's scope and those of the loops inside it."""
         yield scope
@@ -467,7 +467,7 @@ class Transition:
         while around is not None and around.body:
             if around.failed is not None:
                 return True
-            around = self._parent(x, program, around)
+            around = parent_scope(x, program, around)
         return False
 
     # ---- failures --------------------------------------------------------------------------------------------
@@ -579,7 +579,7 @@ class Transition:
     @staticmethod
     def _last_step(program: Program, segment: int) -> str:
         """The step that a segment's trouble is blamed on: the effectful one, which ends it."""
-        return program.plan.step_ids[program.segments[segment].steps[-1]]
+        return program.last_steps[segment]
 
     def _draw(self) -> float:
         """The next number of this batch in [0, 1): spread by the golden ratio from its chance."""
@@ -599,9 +599,12 @@ class Transition:
     def _stop(self, x: Execution, program: Program, scope: Scope) -> None:
         """Close what does not run, ask for the end of what may run."""
         for segment, attempt in list(scope.attempts.items()):
-            if attempt.stage == Stage.ACTIVE:
+            if attempt.stage in (Stage.ACTIVE, Stage.QUEUED):
                 self.fx.cancels.append((x.id, segment, scope.path, attempt.number))
+            if attempt.stage == Stage.ACTIVE:
                 continue
+            if attempt.stage == Stage.QUEUED:
+                _count_down(self.state.queued, program.queues[segment])
             if attempt.loop is not None:
                 self._drop_loop(x, attempt, attempt.loop)
             else:
@@ -629,7 +632,7 @@ class Transition:
             return
         around: Scope | None = scope
         while around is not None and around.body:
-            parent = self._parent(x, program, around)
+            parent = parent_scope(x, program, around)
             if around.failed is not None and (around.body, around.path) in (x.scopes or {}):
                 active = any(
                     attempt.stage == Stage.ACTIVE
@@ -651,16 +654,15 @@ class Transition:
         if x.deadline:
             self.fx.timers_cleared.append(TimerSet(TimerKey(x.id, -1, (), 0), x.deadline))
         state = self.state
-        state.bytes -= x.bytes
+        state.held -= x.held
         definition = state.definitions[x.plan]
         definition.references -= 1
-        definition.last_used = self.now
         del state.executions[x.id]
         x.shared = None
         x.signals = None
         x.signal_ids = None
         x.scopes = None
-        self.fx.finished.append(x)
+        self.fx.finished.append(Finished(x, definition))
 
     def expire(self, x: Execution, program: Program) -> None:
         """The execution's own deadline has come."""
@@ -682,6 +684,14 @@ def _execution_error(program: Program, error: StepError) -> StepError:
     if error.message.startswith(prefix):
         return error
     return StepError(error.code, prefix + error.message, error.node, error.retryable, error.type)
+
+
+def _count_down(counts: dict[str, int], key: str) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]
 
 
 def _duration_s(result: SegmentResult) -> float:

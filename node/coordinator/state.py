@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from node.coordinator.journal import Entry
@@ -119,7 +121,7 @@ class Execution(Scope, array_like=True, kw_only=True):
     error: StepError | None = None
     signals: dict[str, list[bytes]] | None = None  # received, not yet waited for
     signal_ids: dict[str, None] | None = None
-    bytes: int = 0  # of values held
+    held: int = 0  # bytes of values kept
     generation: int = 0  # of idempotency keys: grows with a redrive
 
 
@@ -129,7 +131,6 @@ class Definition(Struct):
     payload: bytes
     plan: ControlPlan
     program: Program
-    last_used: float
     references: int = 0
 
 
@@ -155,6 +156,7 @@ class Dedupe(Struct, array_like=True, frozen=True, gc=False):
     execution_id: str
     digest: bytes
     at: float
+    number: int  # keys are forgotten in this order
 
 
 class Limits(Struct, array_like=True, frozen=True, kw_only=True):
@@ -171,20 +173,40 @@ class Limits(Struct, array_like=True, frozen=True, kw_only=True):
     loop_items_max: int = 1_000_000
 
 
+class Changes:
+    """What the store has to write next. Replaced as a whole when a flush begins."""
+
+    __slots__ = ("dedupe", "definitions", "executions", "workflows")
+
+    def __init__(self) -> None:
+        self.executions: dict[int, Execution] = {}  # ended ones too
+        self.definitions: dict[bytes, None] = {}
+        self.workflows: dict[str, None] = {}
+        self.dedupe: dict[tuple[str, str], None] = {}
+
+
+encode_execution: Final = msgspec.msgpack.Encoder().encode
+decode_execution: Final = msgspec.msgpack.Decoder(Execution).decode
+
+
 class State:
     """Everything that is replicated. Made empty, or by a store; changed only by `apply.apply`."""
 
     __slots__ = (
         "accepted",
-        "bytes",
+        "changes",
         "dedupe",
         "dedupe_counts",
         "dedupe_order",
         "definitions",
         "executions",
+        "frozen",
         "granted",
+        "held",
+        "images",
         "limits",
         "now",
+        "queued",
         "workflows",
     )
 
@@ -197,13 +219,21 @@ class State:
         self.dedupe: dict[tuple[str, str], Dedupe] = {}
         self.dedupe_order: deque[tuple[str, str]] = deque()  # oldest first
         self.dedupe_counts: dict[str, int] = {}
-        self.granted: int = 0  # write attempts that are ACTIVE
-        self.bytes: int = 0  # of values held by live executions
+        self.granted: dict[str, int] = {}  # queue -> write attempts that are ACTIVE
+        self.queued: dict[str, int] = {}  # queue -> write attempts that are QUEUED
+        self.held: int = 0  # of values held by live executions
         self.limits = Limits()
+        # for the store; not part of what is compared between replicas
+        self.changes = Changes()
+        self.frozen: dict[int, Execution] = {}  # rows of a flush under way that are not encoded yet
+        self.images: list[tuple[int, bytes]] = []  # rows of that flush as they were at its index
 
-    def program_of(self, execution: Execution) -> Program:
-        """The tables of this execution's plan."""
-        return self.definitions[execution.plan].program
+    def changing(self, execution: Execution) -> None:
+        """Call before an execution changes: a flush under way gets it as it was, the next one as it will be."""
+        number = execution.number
+        if self.frozen and number in self.frozen:
+            self.images.append((number, encode_execution(self.frozen.pop(number))))
+        self.changes.executions[number] = execution
 
 
 def scopes_of(execution: Execution) -> Iterator[Scope]:
@@ -223,6 +253,14 @@ def scope_at(execution: Execution, program: Program, segment: int, path: tuple[i
     return execution.scopes.get((body, path)) if execution.scopes else None
 
 
+def parent_scope(execution: Execution, program: Program, scope: Scope) -> Scope | None:
+    """The scope that a loop body's loop runs in; None if that is gone. Not for the root."""
+    body = program.scope_of[program.loop_of[scope.body]]
+    if body == 0:
+        return execution
+    return execution.scopes.get((body, scope.path[:-1])) if execution.scopes else None
+
+
 def has_next_step(execution: Execution) -> bool:
     """DESIGN §4: a queued task, a running task, a timer or a declared wait."""
     return execution.active > 0 or (execution.parked > 0 and not execution.ending)
@@ -235,7 +273,8 @@ def executions_without_next_step(state: State) -> int:
 
 def check_invariants(state: State) -> None:
     """Raise AssertionError where a derived number disagrees with what it is derived from, or a rule is broken."""
-    granted = 0
+    granted: dict[str, int] = {}
+    queued: dict[str, int] = {}
     held = 0
     references: dict[bytes, int] = dict.fromkeys(state.definitions, 0)
     for workflow in state.workflows.values():
@@ -248,10 +287,11 @@ def check_invariants(state: State) -> None:
         assert last_number < execution.number <= state.accepted
         last_number = execution.number
         references[execution.plan] += 1
-        held += execution.bytes
-        granted += _check_execution(execution, state.definitions[execution.plan].program)
+        held += execution.held
+        _check_execution(execution, state.definitions[execution.plan].program, granted, queued)
     assert granted == state.granted, f"granted writes: counted {granted}, kept {state.granted}"
-    assert held == state.bytes, f"bytes held: counted {held}, kept {state.bytes}"
+    assert queued == state.queued, f"queued writes: counted {queued}, kept {state.queued}"
+    assert held == state.held, f"bytes held: counted {held}, kept {state.held}"
     for plan, definition in state.definitions.items():
         assert references[plan] == definition.references, (
             f"references: {references[plan]} {definition.references}"
@@ -262,9 +302,25 @@ def check_invariants(state: State) -> None:
     assert executions_without_next_step(state) == 0
 
 
-def _check_execution(execution: Execution, program: Program) -> int:
+def held_bytes(execution: Execution) -> int:
+    """Bytes of values that an execution holds, counted anew."""
+    held = len(execution.context or b"") + len(execution.shared or b"")
+    held += sum(len(payload) for queue in (execution.signals or {}).values() for payload in queue)
+    for scope in scopes_of(execution):
+        held += sum(map(len, scope.outputs.values()))
+        for attempt in scope.attempts.values():
+            held += len(attempt.resume or b"")
+            if attempt.loop is not None:
+                held += sum(map(len, attempt.loop.items)) + sum(map(len, attempt.loop.results))
+    return held
+
+
+def _check_execution(
+    execution: Execution, program: Program, granted: dict[str, int], queued: dict[str, int]
+) -> None:
     assert execution.status == "", "a terminal execution is not live"
-    active = parked = loops = granted = 0
+    assert held_bytes(execution) == execution.held, f"holds {held_bytes(execution)}, kept {execution.held}"
+    active = parked = loops = 0
     for key in execution.scopes or ():
         scope = (execution.scopes or {})[key]
         assert key == (scope.body, scope.path)
@@ -288,11 +344,15 @@ def _check_execution(execution: Execution, program: Program) -> int:
             assert (attempt.loop is not None) == (attempt.stage == Stage.LOOP)
             if attempt.stage == Stage.ACTIVE:
                 active += 1
-                granted += program.writes[segment]
+                if program.writes[segment]:
+                    granted[program.queues[segment]] = granted.get(program.queues[segment], 0) + 1
             elif attempt.stage == Stage.LOOP:
                 loops += 1
             else:
                 parked += 1
+                if attempt.stage == Stage.QUEUED:
+                    assert program.writes[segment]
+                    queued[program.queues[segment]] = queued.get(program.queues[segment], 0) + 1
             if attempt.stage in (Stage.TIMER, Stage.BACKOFF):
                 assert attempt.due > 0
             if attempt.stage == Stage.SIGNAL:
@@ -311,4 +371,3 @@ def _check_execution(execution: Execution, program: Program) -> int:
         assert parked == 0
         assert active > 0
         assert loops == 0
-    return granted

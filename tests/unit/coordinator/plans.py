@@ -161,7 +161,8 @@ class Machine:
         assert isinstance(batch, c.Batch)
         self.fx = apply(self.state, batch)
         check_invariants(self.state)
-        for execution in self.fx.finished:
+        for ended in self.fx.finished:
+            execution = ended.execution
             assert execution.id not in self.finished, "finished twice"
             self.finished[execution.id] = execution
         return self.fx
@@ -225,13 +226,14 @@ def image(state: State) -> bytes:
             state.now,
             state.accepted,
             list(state.executions.values()),
-            {k: [d.payload, d.plan, d.last_used, d.references] for k, d in state.definitions.items()},
+            {k: [d.payload, d.plan, d.references] for k, d in state.definitions.items()},
             state.workflows,
             [[list(k), v] for k, v in state.dedupe.items()],
             [list(k) for k in state.dedupe_order],
             state.dedupe_counts,
             state.granted,
-            state.bytes,
+            state.queued,
+            state.held,
             state.limits,
         ]
     )
