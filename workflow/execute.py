@@ -23,7 +23,8 @@ from workflow.durations import format_duration
 from workflow.errors import StepFailed
 from workflow.graph import inputs_of, is_satisfied
 from workflow.inputs import bind_inputs
-from workflow.messages import SegmentResult, StepError, Task, Wait
+from workflow.level2.plan import ITEM
+from workflow.messages import SegmentResult, Spawn, StepError, Task, Wait
 from workflow.plan import Plan, StepPlan, compile_plan
 from workflow.steps.base import RunState, Services, Suspend
 from workflow.values import Value
@@ -71,7 +72,7 @@ def _walk(
     results = state.results
     executions_max = services.settings.max_node_executions
     for step in steps:
-        inputs = inputs_of(step.sources, results)
+        inputs = step.inputs_of(step.sources, results)
         if inputs is None:
             continue
         try:
@@ -97,6 +98,8 @@ def _walk(
                 value = yield _Handover(step, inputs, None)
             else:
                 value = step_type.run(step.step, inputs, state, services)
+            if type(value) is Suspend:  # a loop asks for another round
+                yield _Handover(step, inputs, value)
             if after_step is not None:
                 value = after_step(step, value)
         except _Stopped:
@@ -124,7 +127,8 @@ def _walk(
 
 
 def _step_error(step: StepPlan, error: StepFailed) -> StepError:
-    message = f"error executing node {step.id}: {error.text}"
+    """The original's text at level 1; at level 2 the step is named beside it."""
+    message = f"error executing node {step.id}: {error.text}" if step.inputs_of is inputs_of else error.text
     return StepError(error.code, message, step.id, error.retryable, error.type)
 
 
@@ -336,6 +340,10 @@ class _SegmentRun:
         elif task.context is not None:
             for name, value in codec.decode(task.context).items():
                 state.set_context(name, value, constant=True)
+        if task.item is not None:
+            state.loop = codec.decode(task.item)
+            assert state.loop is not None
+            state.results[ITEM] = state.loop["item"]
         resumed: int | None = None
         if task.resume is not None:
             resumed = self.segment.steps[0]
@@ -370,6 +378,10 @@ class _SegmentRun:
     def waiting(self, handover: _Handover) -> SegmentResult:
         suspend = handover.suspend
         assert suspend is not None
+        if suspend.kind == "spawn":
+            return SegmentResult(
+                {}, (), self.task.state, {}, None, None, self._spawn(handover.step, suspend.data)
+            )
         wait = Wait(
             handover.step.index,
             suspend.kind,
@@ -379,6 +391,15 @@ class _SegmentRun:
             None if suspend.data is None else codec.encode(suspend.data),
         )
         return SegmentResult({}, (), self.task.state, {}, None, wait)
+
+    def _spawn(self, step: StepPlan, request: Mapping[str, Value]) -> Spawn:
+        outer = self.state.loop
+        items = [
+            codec.encode({"item": item, "index": float(index), "outer": outer})
+            for index, item in enumerate(request["items"])
+        ]
+        carry = codec.encode(request["carry"])
+        return Spawn(step.index, items, request["max_concurrency"], request["tolerated_failures"], carry)
 
 
 def run_segment_now(plan: Plan, task: Task, services: Services) -> SegmentResult:

@@ -57,6 +57,7 @@ class Spawn(Struct, frozen=True, array_like=True):
     items: list[bytes]
     max_concurrency: int
     tolerated_failures: int
+    carry: bytes | None = None  # given back with the results: `resume` is [carry, results, failed count, last error]
 
 
 class SegmentResult(Struct, frozen=True, array_like=True):
@@ -90,6 +91,8 @@ class RetryPolicy(Struct, frozen=True, array_like=True):
     multiplier: float = 2.0
     jitter: float = 1.0  # share of the delay that is random, 0 to 1
     non_retryable: tuple[str, ...] = ()
+    retry_on: tuple[str, ...] = ()  # parts of codes or texts; when there are any, only such errors are retried
+    backoff: str = "exponential"  # exponential | linear
 
 
 class StepPolicy(Struct, frozen=True, array_like=True):
@@ -119,6 +122,7 @@ class SegmentPlan(Struct, frozen=True, array_like=True):
     body: int | None = None  # index of the body that this segment's Spawn runs
     scope: int = 0  # 0 = root, else the body it belongs to
     policy: StepPolicy | None = None
+    error_edges: tuple[int, ...] = ()  # go live when the segment's last step has finally failed; that is then handled
 
 
 class BodyPlan(Struct, frozen=True, array_like=True):

@@ -29,6 +29,7 @@ from workflow.decode import (
 )
 from workflow.definition import Definition, FlowEdge, InputSpec, LoadError, Problem
 from workflow.infer import infer_type
+from workflow.level2 import load as level2
 from workflow.policy import PolicyInvalid, parse_policy
 from workflow.steps.base import Step, StepType
 from workflow.steps.json_text import error_text
@@ -200,6 +201,9 @@ class _Loader:
                 f"{_PREFIX}json: cannot unmarshal {kind_of(tree)} into Go value of type types.Payload"
             )
         _check_depth(self._text, tree)
+        if self._level(tree.get("language")) == 2:
+            self._check_sizes(tree)
+            return level2.load(self._plain(tree, ""), self._canonical(tree), self._step_types)
         workflow_id = ""
         steps: list[Step] = []
         edges: list[FlowEdge] = []
@@ -211,11 +215,10 @@ class _Loader:
                     steps = self._steps(self._payload.array(value, "nodes", "[]types.Node") or [])
                 case "edges":
                     edges = self._edges(self._payload.array(value, "edges", "[]types.Edge") or [])
-        level = self._level(tree.get("language"))
-        inputs = self._inputs(tree.get("inputs"), level)
+        inputs = self._inputs(tree.get("inputs"))
         self._raise_problems()
         return Definition(
-            level,
+            1,
             workflow_id,
             tuple(steps),
             tuple(edges),
@@ -251,8 +254,15 @@ class _Loader:
         self._problems.append(Problem("language", "must be 1 or 2"))
         return 1
 
-    def _inputs(self, value: Any, level: int) -> dict[str, InputSpec]:
-        if value is None or (level == 1 and not declared_inputs.looks_declared(value)):
+    @staticmethod
+    def _check_sizes(tree: Mapping[str, Any]) -> None:
+        for key, most, what in (("nodes", steps_max, "steps"), ("edges", edges_max, "edges")):
+            items = tree.get(key)
+            if isinstance(items, list) and len(items) > most:
+                raise _too_large(f"workflow too large: {len(items)} {what} (limit: {most})")
+
+    def _inputs(self, value: Any) -> dict[str, InputSpec]:
+        if value is None or not declared_inputs.looks_declared(value):
             return {}
         try:
             return declared_inputs.parse_inputs(self._plain(value, "inputs"))

@@ -12,18 +12,24 @@ everything else runs in parallel, and a segment is a chain of steps that nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 from workflow.definition import Definition
-from workflow.graph import execution_order
+from workflow.graph import execution_order, inputs_of
+from workflow.level2 import plan as level2
+from workflow.level2.types import SHAPES
 from workflow.messages import BodyPlan, ControlPlan, Edge, SegmentPlan, StepPolicy
 from workflow.steps.base import Settings, Step, StepType
+from workflow.values import Value
 
 _CONTEXT_TYPES: Final = frozenset({"context_variable", "context_constant"})
 _UNKNOWN_EFFECT: Final = "write"  # a type that this process does not know may do anything
+
+
+InputsOf = Callable[[Sequence[tuple[str, str | None]], Mapping[str, Value]], list[Value] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,9 @@ class StepPlan:
     step_type: StepType | None  # None: nothing registered under that name
     effect: str
     sources: tuple[tuple[str, str | None], ...]  # (id, handle) in edge order
+    inputs_of: InputsOf = (
+        inputs_of  # the run rule of the level: inputs from sources and results, None when skipped
+    )
 
 
 @dataclass(frozen=True)
@@ -97,29 +106,57 @@ def compile_plan(definition: Definition, settings: Settings | None = None) -> Pl
     """
     if definition.level == 1:
         seconds = (settings or Settings()).max_execution_time_ns / 1e9
-        return _compile(definition, (), seconds)
-    finder = ReferenceFinder(step.id for step in definition.steps)
-    references = [
-        (source, step.id) for step in definition.steps for source in sorted(finder.find(step) - {step.id})
-    ]
-    return _compile(definition, references, None)
+        return _compile_level1(definition, seconds)
+    return _compile_level2(definition)
 
 
-def _compile(definition: Definition, references: Sequence[tuple[str, str]], seconds: float | None) -> Plan:
-    order = execution_order(definition, references)
-    steps = _plan_steps(definition, order)
-    layout = _chain(steps) if definition.level == 1 else _parallel(steps, references)
+def _compile_level1(definition: Definition, seconds: float) -> Plan:
+    steps = _plan_steps(definition, execution_order(definition))
+    segments, edges = _chain(steps)
     return Plan(
         hash=definition.hash,
-        level=definition.level,
+        level=1,
         workflow_id=definition.workflow_id,
         steps=steps,
-        segments=layout.segments,
-        edges=layout.edges,
+        segments=segments,
+        edges=edges,
         bodies=(),
         terminals=_terminals(definition, steps),
-        exits=layout.exits,
+        exits={},
         max_execution_time_s=seconds,
+        definition=definition,
+    )
+
+
+def _compile_level2(definition: Definition) -> Plan:
+    layout = level2.compile_layout(definition)
+    steps = []
+    for index, position in enumerate(layout.order):
+        step = definition.steps[position]
+        guarded = SHAPES[step.type].guard if step.type in SHAPES else False
+        steps.append(
+            StepPlan(
+                index,
+                step.id,
+                step.type,
+                step,
+                layout.step_types[index],
+                layout.effects[index],
+                layout.sources[index],
+                level2.gather_guarded if guarded else level2.gather,
+            )
+        )
+    return Plan(
+        hash=definition.hash,
+        level=2,
+        workflow_id=definition.workflow_id,
+        steps=tuple(steps),
+        segments=layout.segments,
+        edges=layout.edges,
+        bodies=layout.bodies,
+        terminals=layout.terminals,
+        exits=layout.exits,
+        max_execution_time_s=None,
         definition=definition,
     )
 
@@ -215,14 +252,7 @@ def _texts(data: Any) -> Iterable[str]:
 # --- level 1: a chain -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    segments: tuple[SegmentPlan, ...]
-    edges: tuple[Edge, ...]
-    exits: Mapping[int, tuple[tuple[int, int, str | None], ...]]
-
-
-def _chain(steps: Sequence[StepPlan]) -> _Layout:
+def _chain(steps: Sequence[StepPlan]) -> tuple[tuple[SegmentPlan, ...], tuple[Edge, ...]]:
     groups = _cut(steps)
     last = len(groups) - 1
     indices = {step.id: step.index for step in steps}
@@ -249,7 +279,7 @@ def _chain(steps: Sequence[StepPlan]) -> _Layout:
             )
         )
     edges = tuple(Edge(number, number, number + 1, True) for number in range(last))
-    return _Layout(tuple(segments), edges, {})
+    return tuple(segments), edges
 
 
 def _cut(steps: Sequence[StepPlan]) -> list[list[int]]:
@@ -280,91 +310,3 @@ def _policy(steps: Sequence[StepPlan], group: Sequence[int]) -> StepPolicy | Non
     return next(
         (policy for index in effectful or group if (policy := steps[index].step.policy) is not None), None
     )
-
-
-# --- level 2: by dependency -----------------------------------------------------------------------------------
-
-
-def _parallel(steps: Sequence[StepPlan], references: Sequence[tuple[str, str]]) -> _Layout:
-    indices = {step.id: step.index for step in steps}
-    flows = [
-        (indices[source], step.index, handle)
-        for step in steps
-        for source, handle in step.sources
-        if source in indices
-    ]
-    orders = [(indices[source], indices[target]) for source, target in references]
-    group_of, groups = _fuse(steps, flows, orders)
-
-    edges: list[Edge] = []
-    exits: dict[int, list[tuple[int, int, str | None]]] = {}
-    for source, target, handle in flows:
-        here, there = group_of[source], group_of[target]
-        if here == there:
-            continue
-        always = handle is None and groups[here][0] == source
-        if not always:
-            exits.setdefault(here, []).append((len(edges), source, handle))
-        edges.append(Edge(len(edges), here, there, always))
-    for source, target in orders:
-        here, there = group_of[source], group_of[target]
-        if here != there:
-            edges.append(Edge(len(edges), here, there, True, "order"))
-
-    needs: list[set[int]] = [set() for _ in groups]
-    for source, target in [*((source, target) for source, target, _ in flows), *orders]:
-        if group_of[source] != group_of[target]:
-            needs[group_of[target]].add(source)
-    edges_in: list[list[int]] = [[] for _ in groups]
-    edges_out: list[list[int]] = [[] for _ in groups]
-    for edge in edges:
-        edges_in[edge.target_segment].append(edge.index)
-        edges_out[edge.source_segment].append(edge.index)
-    segments = tuple(
-        SegmentPlan(
-            index=number,
-            steps=tuple(group),
-            effect=_strongest(steps, group),
-            edges_in=tuple(edges_in[number]),
-            edges_out=tuple(edges_out[number]),
-            needs=tuple(sorted(needs[number])),
-            shared_state=False,
-            policy=_policy(steps, group),
-        )
-        for number, group in enumerate(groups)
-    )
-    return _Layout(segments, tuple(edges), {number: tuple(found) for number, found in exits.items()})
-
-
-def _fuse(
-    steps: Sequence[StepPlan], flows: Sequence[tuple[int, int, str | None]], orders: Sequence[tuple[int, int]]
-) -> tuple[dict[int, int], list[list[int]]]:
-    """Groups of steps: a step joins its only predecessor's group when that is pure so far and leads nowhere else."""
-    before: dict[int, set[int]] = {step.index: set() for step in steps}
-    after: dict[int, set[int]] = {step.index: set() for step in steps}
-    for source, target in [*((source, target) for source, target, _ in flows), *orders]:
-        before[target].add(source)
-        after[source].add(target)
-    group_of: dict[int, int] = {}
-    groups: list[list[int]] = []
-    for step in steps:
-        joins: int | None = None
-        if len(before[step.index]) == 1 and step.effect != "wait":
-            (source,) = before[step.index]
-            group = groups[group_of[source]]
-            waits = steps[group[0]].effect == "wait"
-            if (
-                group[-1] == source
-                and len(after[source]) == 1
-                and (steps[source].effect == "pure" or (waits and len(group) == 1))
-                and not (waits and step.effect != "pure")
-                and step.step.policy is None
-                and steps[source].step.policy is None
-            ):
-                joins = group_of[source]
-        if joins is None:
-            joins = len(groups)
-            groups.append([])
-        groups[joins].append(step.index)
-        group_of[step.index] = joins
-    return group_of, groups

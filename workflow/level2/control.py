@@ -2,7 +2,7 @@
 
 A wait step answers first what it waits for (`wait`), and makes its result when that is over (`run`, with
 `state.resumed`). Guards are compiled into the policy of the step that feeds them; what stands here is what they make of
-its outcome. A failed step that is caught hands on `{"error": {...}}` under its `error` port (ERROR_KEY).
+its outcome. A step that has failed, and whose failure is handled, hands on an error value (`caught_error`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workflow.level2 import dates
+from workflow.level2.evaluate import array_of, condition_holds, scope_of
 from workflow.level2.operators import kind_name, scalar_text
 from workflow.level2.scope import ExpressionError
 from workflow.level2.shapes import duration_s
 from workflow.steps.base import RunState, Services, Step, StepFailed, Suspend
 from workflow.values import Value, json_form
 
-ERROR_KEY = "error"
-"""The key of a failed step's value at its `error` port."""
+FOR_EACH_ITEMS_MAX = 100_000
+"""Items of one loop, unless the step says otherwise: each is a scope in the state of the execution while it runs."""
+WHILE_ROUNDS_MAX = 100
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _log = logging.getLogger("workflow.step")
@@ -34,15 +36,21 @@ def _in0(inputs: Sequence[Value]) -> Value:
 
 
 def caught_error(value: Value) -> Mapping[str, Value] | None:
-    """The error in the value of an `error` port, None for any other value."""
+    """The error in an error value, `{"error": {code, message, …}, "failed_step": id}`; None for any other value."""
     if (
         type(value) is dict
-        and len(value) == 1
-        and type(value.get(ERROR_KEY)) is dict
-        and "code" in value[ERROR_KEY]
+        and len(value) == 2
+        and "failed_step" in value
+        and type(value.get("error")) is dict
     ):
-        return value[ERROR_KEY]  # type: ignore[no-any-return]
+        return value["error"]  # type: ignore[no-any-return]
     return None
+
+
+def error_value(step_id: str, *, code: str, message: str, type: str, attempts: int) -> dict[str, Value]:
+    """What a step whose failure is handled hands on in place of its result."""
+    error = {"code": code, "message": message, "step": step_id, "type": type, "attempts": float(attempts)}
+    return {"error": error, "failed_step": step_id}
 
 
 # --- values -----------------------------------------------------------------------------------------------
@@ -158,7 +166,16 @@ def run_approval(step: Step, inputs: Sequence[Value], state: RunState, services:
 
 def run_retry(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
     """The value of the step that it retries. That step's attempts are in the execution's history."""
+    _pass_on(_in0(inputs))
     return {"value": _in0(inputs), "success": True}
+
+
+def _pass_on(value: Value) -> None:
+    """Fail again with a failure that only a guard further on handles."""
+    error = caught_error(value)
+    if error is not None:
+        kind = _shown(error.get("type") or "")
+        raise StepFailed(_shown(error["message"]), code=_shown(error["code"]), retryable=False, type=kind)
 
 
 def run_timeout(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
@@ -167,8 +184,8 @@ def run_timeout(step: Step, inputs: Sequence[Value], state: RunState, services: 
     error = caught_error(value)
     if error is None:
         return {"value": value, "timeout_duration": data["timeout"], "timed_out": False}
-    if error["code"] != "timeout":
-        raise StepFailed(_shown(error["message"]), code=_shown(error["code"]), retryable=False)
+    if error["code"] != "timeout" or data.get("timeout_action") in (None, "error"):
+        _pass_on(value)
     return {"value": None, "timeout_duration": data["timeout"], "timed_out": True, "timeout_exceeded": True}
 
 
@@ -306,3 +323,74 @@ def run_throttle(step: Step, inputs: Sequence[Value], state: RunState, services:
         "throttled": True,
         "requests_per_second": _data(step)["requests_per_second"],
     }
+
+
+# --- loops ------------------------------------------------------------------------------------------------
+
+
+def wait_for_each(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Suspend | None:
+    """For the bodies of all items; none without items."""
+    data = _data(step)
+    items = array_of(step, inputs) if data.get("items") is None else array_of(step, [data["items"]])
+    most = int(data.get("max_iterations") or FOR_EACH_ITEMS_MAX)
+    if len(items) > most:
+        text = f"for_each has {len(items)} items, over its max_iterations of {most}"
+        raise StepFailed(text, code="limit_exceeded", retryable=False)
+    if not items:
+        return None
+    return spawn(items, int(data.get("max_concurrency") or 10), int(data.get("tolerated_failures") or 0))
+
+
+def run_for_each(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
+    """The results of all bodies in the order of the items; null for one that failed and was tolerated."""
+    _, results, failures, last_error = state.resumed or (None, [], 0.0, None)
+    result: dict[str, Value] = {
+        "results": results,
+        "input_count": float(len(results)),
+        "successful": float(len(results)) - float(failures),
+        "failed": float(failures),
+    }
+    return result if last_error is None else {**result, "last_error": last_error}
+
+
+def spawn(items: list[Value], max_concurrency: int, tolerated_failures: int, carry: Value = None) -> Suspend:
+    """A wait for bodies to run, one for each item; `carry` comes back with their results."""
+    request = {
+        "items": items,
+        "max_concurrency": max(1, max_concurrency),
+        "tolerated_failures": max(0, tolerated_failures),
+        "carry": carry,
+    }
+    return Suspend("spawn", data=request)
+
+
+def wait_while_loop(
+    step: Step, inputs: Sequence[Value], state: RunState, services: Services
+) -> Suspend | None:
+    """For the first round; none when the condition does not hold at once."""
+    return _next_round(step, _in0(inputs), 0, state, services)
+
+
+def run_while_loop(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
+    """The value after the last round, or a Suspend for one more."""
+    condition = _data(step)["condition"]
+    if state.resumed is None:
+        return {"final_value": _in0(inputs), "iterations": 0.0, "condition": condition}
+    rounds, (value,), _, _ = state.resumed
+    again = _next_round(step, value, int(rounds), state, services)
+    if again is not None:
+        return again
+    return {"final_value": value, "iterations": float(rounds), "condition": condition}
+
+
+def _next_round(step: Step, value: Value, rounds: int, state: RunState, services: Services) -> Suspend | None:
+    data = _data(step)
+    scope = scope_of([value], state, services, item=value, index=float(rounds))
+    if not condition_holds(step, "condition", data["condition"], scope):
+        return None
+    most = int(data.get("max_iterations") or WHILE_ROUNDS_MAX)
+    if rounds >= most:
+        raise StepFailed(
+            f"while_loop exceeded max iterations: {most}", code="limit_exceeded", retryable=False
+        )
+    return spawn([value], 1, 0, float(rounds + 1))

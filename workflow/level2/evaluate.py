@@ -134,7 +134,8 @@ def run_expression(step: Step, inputs: Sequence[Value], state: RunState, service
         raise failed(step, "expression", error) from None
 
 
-def _condition(step: Step, field: str, text: Value, scope: Scope) -> bool:
+def condition_holds(step: Step, field: str, text: Value, scope: Scope) -> bool:
+    """Whether the condition in `field` holds. Raises StepFailed when it cannot be evaluated or is no boolean."""
     try:
         return _compiled(step, field, text).condition(scope)
     except ExpressionError as error:
@@ -144,7 +145,7 @@ def _condition(step: Step, field: str, text: Value, scope: Scope) -> bool:
 def run_condition(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
     """The first input with whether it meets the condition; ports `true` and `false`."""
     text = _data(step)["condition"]
-    met = _condition(step, "condition", text, scope_of(inputs, state, services))
+    met = condition_holds(step, "condition", text, scope_of(inputs, state, services))
     return {
         "value": inputs[0] if inputs else None,
         "condition_met": met,
@@ -170,7 +171,7 @@ def run_switch(step: Step, inputs: Sequence[Value], state: RunState, services: S
                 "case_index": position,
             }
         when = case.get("when")
-        if _condition(step, f"cases[{position}].when", when, scope):
+        if condition_holds(step, f"cases[{position}].when", when, scope):
             path = case["output_path"]
             return {
                 "value": value,

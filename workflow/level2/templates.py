@@ -7,7 +7,7 @@ arrays are gone through; keys are left alone. `{{ "{{" }}` writes two braces.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from workflow.level2.grammar import Compiled, compile_expression
@@ -23,6 +23,19 @@ class Template(NamedTuple):
 
     fill: Callable[[Scope], Value]
     expressions: tuple[Compiled, ...]
+
+
+class Data(dict[str, Any]):
+    """The data of a level-2 step. `template` fills in its texts, None: there are none."""
+
+    __slots__ = ("expressions", "template")
+
+    def __init__(
+        self, fields: Mapping[str, Any], template: Template | None, expressions: tuple[Compiled, ...]
+    ) -> None:
+        super().__init__(fields)
+        self.template = template
+        self.expressions = expressions
 
 
 def compile_template(data: Any) -> Template | None:

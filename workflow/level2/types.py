@@ -11,11 +11,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from workflow.level2 import control, evaluate, http
-from workflow.level2.evaluate import array_of
+from workflow.level2.evaluate import array_of, scope_of
 from workflow.level2.operators import plain
+from workflow.level2.scope import ExpressionError
 from workflow.level2.shapes import DataField as F
 from workflow.level2.shapes import Shape, filled_problem
-from workflow.steps.base import Field, RunState, Services, Step, StepFailed, StepType
+from workflow.level2.templates import Data
+from workflow.steps.base import Field, RunState, Services, Step, StepFailed, StepType, Suspend
 from workflow.steps.registry import LEVEL1
 from workflow.values import Value
 
@@ -252,40 +254,53 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
 )
 
 
-def _checked(step_type: StepType) -> StepType:
-    """Checks data whose templates have been filled in before the step runs."""
-    shape, run = SHAPES[step_type.name], step_type.run
+def _filled(shape: Shape, step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Step:
+    """The step with its templates filled in and checked; itself when it has none."""
+    data = step.data
+    if not isinstance(data, Data) or data.template is None:
+        return step
+    try:
+        values = data.template.fill(scope_of(inputs, state, services))
+    except ExpressionError as error:
+        raise StepFailed(f"{step.type}: {error}", code="expression", retryable=False) from None
+    fields = {**data, **values}
+    problem = filled_problem(shape, fields)
+    if problem is not None:
+        raise StepFailed(f"{step.type}: {problem}", code="invalid_data", retryable=False)
+    return Step(step.id, step.type, fields, step.raw, step.policy, step.index)
 
-    def check(step: Step) -> None:
-        problem = filled_problem(shape, step.data or {})
-        if problem is not None:
-            raise StepFailed(f"{step.type}: {problem}", code="invalid_data", retryable=False)
 
+def with_templates(step_type: StepType, shape: Shape, args: str | None = None) -> StepType:
+    """The step type on data whose templates are filled in; with `args` the function gets only that field of it."""
+    run, wait = step_type.run, step_type.wait
+
+    def prepared(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Step:
+        filled = _filled(shape, step, inputs, state, services)
+        if args is None:
+            return filled
+        fields = (filled.data or {}).get(args) or {}
+        return Step(step.id, step_type.name, fields, step.raw, step.policy, step.index)
+
+    def wait_prepared(
+        step: Step, inputs: Sequence[Value], state: RunState, services: Services
+    ) -> Suspend | None:
+        assert wait is not None
+        return wait(prepared(step, inputs, state, services), inputs, state, services)
+
+    waits = wait_prepared if wait is not None else None
     if inspect.iscoroutinefunction(run):
 
         async def run_async(
             step: Step, inputs: Sequence[Value], state: RunState, services: Services
         ) -> Value:
-            check(step)
-            return await run(step, inputs, state, services)
+            return await run(prepared(step, inputs, state, services), inputs, state, services)
 
-        return StepType(
-            step_type.name, (), step_type.effect, run_async, wait=step_type.wait, needs_data=False
-        )
+        return StepType(step_type.name, (), step_type.effect, run_async, wait=waits, needs_data=False)
 
     def run_sync(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
-        check(step)
-        return run(step, inputs, state, services)
+        return run(prepared(step, inputs, state, services), inputs, state, services)
 
-    wait = step_type.wait
-    if wait is None:
-        return StepType(step_type.name, (), step_type.effect, run_sync, needs_data=False)
-
-    def wait_checked(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Any:
-        check(step)
-        return wait(step, inputs, state, services)
-
-    return StepType(step_type.name, (), step_type.effect, run, wait=wait_checked, needs_data=False)
+    return StepType(step_type.name, (), step_type.effect, run_sync, wait=waits, needs_data=False)
 
 
 _OWN: Final = (
@@ -301,6 +316,8 @@ _OWN: Final = (
     StepType("unique", (), "pure", evaluate.run_unique),
     StepType("group_by", (), "pure", evaluate.run_group_by),
     StepType("flat_map", (), "pure", evaluate.run_flat_map),
+    StepType("for_each", (), "wait", control.run_for_each, wait=control.wait_for_each),
+    StepType("while_loop", (), "wait", control.run_while_loop, wait=control.wait_while_loop),
     StepType("retry", (), "pure", control.run_retry),
     StepType("timeout", (), "pure", control.run_timeout),
     StepType("try_catch", (), "pure", control.run_try_catch),
@@ -318,13 +335,7 @@ _OWN: Final = (
 )
 
 LEVEL2: Final[Mapping[str, StepType]] = MappingProxyType(
-    {step_type.name: _checked(step_type) for step_type in _OWN}
-    | {
-        name: _checked(_lifted(LEVEL1[name]))
-        for name in SHAPES
-        if name in LEVEL1
-        and name not in {step_type.name for step_type in _OWN}
-        and name not in ("for_each", "while_loop")
-    }
+    {step_type.name: with_templates(step_type, SHAPES[step_type.name]) for step_type in _OWN}
+    | {name: with_templates(_lifted(LEVEL1[name]), SHAPES[name]) for name in _SAME_AS_LEVEL1}
 )
-"""for_each, while_loop and task are not in the table: the plan compiles them (workflow/plan.py)."""
+"""`task` is not in the table: which function it runs stands in its data (workflow/level2/plan.py)."""
