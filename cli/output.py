@@ -45,16 +45,21 @@ SYMBOLS: Final = {
 }
 # A screen shows so many steps; of longer workflows the ones that matter now.
 _shown_steps_max: Final = 24
+# Of tables that go to a file or a pipe; there is no screen to fit.
+_plain_width: Final = 160
 
 
 def out_console() -> Console:
     """Standard output."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, soft_wrap=True, width=_plain_width)
 
 
 def err_console() -> Console:
     """Standard error."""
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
 
 
 def print_json(document: Any) -> None:
@@ -108,7 +113,13 @@ def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         right = heading in ("STEPS", "SEQ", "ATTEMPT", "VERSION")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        cut = heading in ("RESULT", "ERROR", "VALUE")
+        table.add_column(
+            heading,
+            justify="right" if right else "left",
+            no_wrap=True,
+            overflow="ellipsis" if cut else "fold",
+        )
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
     return table

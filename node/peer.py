@@ -280,7 +280,7 @@ class Peer:
             }
         if self._pool is not None:
             pool = self._pool.stats()
-            facts["workers"] = {
+            facts["runners"] = {
                 "slots": pool.slots,
                 "runners_ready": pool.runners_ready,
                 "runner_pids": list(pool.runner_pids),

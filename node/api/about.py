@@ -22,28 +22,43 @@ from node.api.replies import AnyReply, Reply
 from node.api.server import Call
 from node.engine import Engine
 
-# (metric, help, path in engine.stats()). What a stats() of the engine does not have is left out.
+# (metric, help, path in the figures of the peer and of the engine). What is not there is left out.
 GAUGES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("thaiyyal_executions_live", "Executions that have not ended.", ("executions_live",)),
-    ("thaiyyal_tasks_ready", "Tasks that wait for a free slot.", ("tasks_ready",)),
-    ("thaiyyal_tasks_running", "Tasks handed to runners.", ("tasks_running",)),
-    ("thaiyyal_timers", "Timers that have not fired.", ("timers",)),
-    ("thaiyyal_slots", "Task slots of the connected workers.", ("slots",)),
     (
         "thaiyyal_executions_without_next_step",
         "Executions that have no task, no timer and no wait: must be 0.",
         ("executions_without_next_step",),
     ),
+    ("thaiyyal_state_bytes", "Bytes of values held by live executions.", ("state_bytes",)),
+    ("thaiyyal_tasks_queued", "Tasks that wait for a worker.", ("tasks_queued",)),
+    ("thaiyyal_tasks_running", "Tasks handed to workers.", ("tasks_running",)),
+    ("thaiyyal_timers", "Timers that have not fired.", ("timers",)),
+    ("thaiyyal_timer_lag_seconds", "How late the last timer fired.", ("timer_lag_s",)),
+    ("thaiyyal_inbox_commands", "Requests that wait to be logged.", ("inbox",)),
+    ("thaiyyal_waiting_clients", "Clients that wait for a result.", ("waiting_clients",)),
+    ("thaiyyal_workflows", "Registered workflows.", ("workflows",)),
+    ("thaiyyal_dedupe_keys", "Idempotency keys that are remembered.", ("dedupe_keys",)),
+    ("thaiyyal_history_waiting", "Ended executions not yet in history.db.", ("store", "history_waiting")),
+    ("thaiyyal_runners_ready", "Runner processes that take tasks.", ("runners", "runners_ready")),
     ("thaiyyal_raft_term", "Raft term.", ("raft", "term")),
     ("thaiyyal_raft_commit_index", "Highest committed log index.", ("raft", "commit_index")),
     ("thaiyyal_raft_applied_index", "Highest applied log index.", ("raft", "applied_index")),
-    ("thaiyyal_raft_log_bytes", "Bytes in the journal.", ("raft", "journal_bytes")),
+    ("thaiyyal_raft_storage_full", "1 while the disk has no room for the log.", ("raft", "storage_full")),
+    ("thaiyyal_raft_sync_latency_ms", "Mean of the last syncs of the log.", ("raft", "sync_latency_ms")),
 )
 COUNTERS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("thaiyyal_executions_started", "Executions accepted since the node started.", ("executions_started",)),
-    ("thaiyyal_tasks_dispatched", "Tasks handed out since the node started.", ("tasks_dispatched",)),
-    ("thaiyyal_completions_fenced", "Late completions that were dropped.", ("completions_fenced",)),
+    ("thaiyyal_executions_accepted", "Executions accepted, ever.", ("executions_accepted_total",)),
+    ("thaiyyal_tasks_dispatched", "Tasks handed out since the node started.", ("dispatched_total",)),
+    ("thaiyyal_reports_dropped", "Late completions that were fenced off.", ("reports_dropped_total",)),
+    ("thaiyyal_timers_fired", "Timers fired since the node started.", ("timers_fired_total",)),
+    ("thaiyyal_proposals", "Entries proposed to the log.", ("proposals_total",)),
+    ("thaiyyal_commands", "Commands in them.", ("commands_total",)),
+    ("thaiyyal_runners_lost", "Runner processes that died or were replaced.", ("runners", "runners_lost")),
+    ("thaiyyal_tasks_lost", "Tasks that ended without a result.", ("runners", "lost")),
 )
+# Executions by how they ended on this node, from stats()["executions_ended_here"].
+ENDINGS: Final = ("completed", "failed", "cancelled", "terminated")
 
 
 class AboutRoutes:
@@ -132,7 +147,7 @@ class _NodeCollector(Collector):
         info = InfoMetricFamily("thaiyyal_node", "Who this node is.")
         info.add_metric([], {"version": str(facts["version"]), "node_id": str(facts.get("node_id", ""))})
         yield info
-        stats = self._engine.stats()
+        stats = {**facts, **self._engine.stats()}
         for name, text, path in GAUGES:
             value = _at(stats, path)
             if value is not None:
@@ -141,11 +156,13 @@ class _NodeCollector(Collector):
             value = _at(stats, path)
             if value is not None:
                 yield CounterMetricFamily(name, text, value=value)
-        by_status = stats.get("executions_by_status")
-        if isinstance(by_status, Mapping):
-            family = GaugeMetricFamily("thaiyyal_executions", "Live executions by status.", labels=["status"])
-            for status, count in by_status.items():
-                family.add_metric([str(status)], count)
+        endings = stats.get("executions_ended_here")
+        if isinstance(endings, Mapping):
+            family = CounterMetricFamily(
+                "thaiyyal_executions_ended", "Executions that ended.", labels=["status"]
+            )
+            for status in ENDINGS:
+                family.add_metric([status], endings.get(status, 0))
             yield family
         yield from self._requests()
 

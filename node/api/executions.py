@@ -1,7 +1,7 @@
 """/v1/executions: start, read, wait, list, follow and cancel.
 
-`start_one` is the hot path: the workflow stays raw bytes, starts of one loop turn share a call of the engine
-(batching.py), and the answer is spliced from finished pieces (render.py).
+`start_one` is the hot path: the workflow stays raw bytes, starts of one loop turn that do not wait share a
+call of the engine (batching.py), and the answer is spliced from finished pieces (render.py).
 """
 
 from __future__ import annotations
@@ -67,9 +67,14 @@ class ExecutionRoutes:
         fields: StartBody = _START.decode(body)
         key = _idempotency_key(call, fields.idempotency_key)
         request = start_request(fields, key, place="")
-        view = await self._batcher.submit(request)
-        if fields.wait_s and view.status not in TERMINAL:
-            view = await self._engine.get(view.id, wait_s=fields.wait_s)
+        if fields.wait_s:
+            # A shared call would answer all of its clients when the slowest execution has ended.
+            [answer] = await self._engine.start([request], wait_s=fields.wait_s)
+            if isinstance(answer, ThaiyyalError):
+                raise answer
+            view = answer
+        else:
+            view = await self._batcher.submit(request)
         return Reply(
             execution_json(view),
             status=200 if view.status in TERMINAL else 202,

@@ -18,7 +18,6 @@ from typing import Any, Final
 import msgspec
 from msgspec import json as msgspec_json
 
-from node.api.batching import StartBatcher
 from node.api.bodies import check_depth
 from node.api.http_clients import ClientConfigInvalid, ClientExists, HttpClientStore
 from node.api.ids import new_execution_id, new_workflow_id
@@ -45,13 +44,11 @@ class OriginalRoutes:
         self,
         engine: Engine,
         settings: ApiSettings,
-        batcher: StartBatcher,
         check: Checker,
         clients: HttpClientStore,
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._batcher = batcher
         self._check = check
         self._clients = clients
 
@@ -94,9 +91,9 @@ class OriginalRoutes:
         """The finished execution, or the answer that says why there is none."""
         limit_s = self._settings.compat_execution_timeout_s
         try:
-            view = await self._batcher.submit(request)
-            if view.status not in TERMINAL:
-                view = await self._engine.get(view.id, wait_s=limit_s)
+            [view] = await self._engine.start([request], wait_s=limit_s)
+            if isinstance(view, ThaiyyalError):
+                raise view
         except (RequestInvalid, TooLarge) as error:
             if "cycles" in error.message:
                 return _failure(500, "Workflow execution failed", error.message)

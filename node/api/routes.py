@@ -73,7 +73,7 @@ def _table(
         connections=connections,
     )
     clients = HttpClientStore(parts.data_dir / "http-clients.json")
-    original = OriginalRoutes(parts.engine, parts.settings, batcher, parts.check, clients)
+    original = OriginalRoutes(parts.engine, parts.settings, parts.check, clients)
     health = HealthRoutes(version=str(parts.facts()["version"]), ready=parts.ready)
     document = OpenApiRoute(version=str(parts.facts()["version"]))
     routes = [
