@@ -38,7 +38,7 @@ from gossip.effects import (
     StreamOnly,
     TableHeard,
 )
-from gossip.errors import GossipError, IdConflict, Malformed, Rejected, SettingsInvalid, StreamFailed
+from gossip.errors import IdConflict, Malformed, Rejected, SettingsInvalid, StreamFailed
 from gossip.messages import (
     Address,
     Compare,
@@ -174,8 +174,7 @@ class Gossip:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close: timer, tasks, sockets, in this order. Raises what ended a background task, unwrapped when
-        it is a single GossipError."""
+        """Close: timer, tasks, sockets, in this order. Raises what ended a background task."""
         self._phase = "closed"
         if self._timer is not None:
             self._timer.cancel()
@@ -186,10 +185,10 @@ class Gossip:
             await self._tasks.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             single = group.exceptions[0] if len(group.exceptions) == 1 else None
-            if isinstance(single, GossipError) and single is not error:
-                raise single from None
-            if single is not error:
+            if single is None:
                 raise
+            if single is not error:
+                raise single from None
         finally:
             if failure is not None:
                 failure.cancel()
@@ -325,15 +324,12 @@ class Gossip:
             return None
         try:
             effects = self._running().handle(asyncio.get_running_loop().time(), request)
+            self._feed([effect for effect in effects if not isinstance(effect, Answer)])
         except Exception as error:
             self._fail(error)
             return None
-        answer: bytes | None = None
-        for effect in effects:
-            if isinstance(effect, Answer):
-                answer = self._seal.seal(codec.encode(effect.response))
-        self._feed([effect for effect in effects if not isinstance(effect, Answer)])
-        return answer
+        (answer,) = [effect.response for effect in effects if isinstance(effect, Answer)]
+        return self._seal.seal(codec.encode(answer))
 
     def _open_stream(self, packet: bytes) -> Request | Response | None:
         try:
