@@ -57,11 +57,13 @@ def is_json(text: str) -> bool:
 def _decode(text: str, raw_decode: Callable[[str], tuple[Any, int]]) -> Value:
     text = text.lstrip(" \t\r\n")
     try:
-        value, _end = raw_decode(text)
+        value, end = raw_decode(text)
     except RecursionError:
         raise JsonError("exceeded max depth") from None
     except ValueError:
         raise JsonError(error_text(text)) from None
+    if text[0] in "-0123456789" and text[end : end + 1] in (".", "e", "E"):
+        raise JsonError(error_text(text))  # a number cut short, of which the decoder took the first part
     if _SURROGATE_ESCAPE.search(text):
         value = _without_surrogates(value)
     return value
