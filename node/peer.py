@@ -190,6 +190,7 @@ class Peer:
             self._coordinator.leader.set_capacity(_LOCAL, 0)
         if self._api is not None:
             await self._api.close()
+            self._api = None
         if self._pool is not None:
             await self._pool.close(drain_s=self._settings.drain_s)
             self._pool = None
@@ -200,7 +201,7 @@ class Peer:
         """Let go of everything that is still held, whatever state it is in. Idempotent."""
         api, self._api = self._api, None
         if api is not None:
-            await api.close()
+            await api.close(0.2)
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()

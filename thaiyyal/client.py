@@ -674,10 +674,18 @@ class SyncClient:
         """Close all connections and end the thread."""
         if self._loop.is_closed():
             return
-        self._wait(self._client.close())
+        self._wait(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others)
+        await self._client.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -730,7 +738,8 @@ class SyncClient:
                     raise item
                 yield item
         finally:
-            feeding.cancel()
+            if not self._loop.is_closed():
+                feeding.cancel()
 
     def batch(self, starts: Sequence[Start], *, wait_s: float = 0.0) -> Sequence[Execution | ApiError]:
         """See Client.batch."""

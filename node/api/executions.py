@@ -155,21 +155,26 @@ class ExecutionRoutes:
                 retry_after_s=5.0,
             )
         return StreamReply(
-            self._stream(execution_id, after),
+            self._stream(execution_id, after, call.server.stopping),
             content_type="text/event-stream",
             stall_timeout_s=self._settings.stall_timeout_s,
         )
 
-    async def _stream(self, execution_id: str, after: int) -> AsyncIterator[bytes]:
+    async def _stream(self, execution_id: str, after: int, stopping: asyncio.Event) -> AsyncIterator[bytes]:
         source = aiter(self._engine.events(execution_id, after=after))
         following: asyncio.Future[ExecutionEvent] | None = None
+        node_stops = asyncio.ensure_future(stopping.wait())
         self._counters.streams += 1
         try:
             yield b"retry: 1000\n\n"
-            while True:
+            while not node_stops.done():
                 if following is None:
                     following = asyncio.ensure_future(anext(source))
-                await asyncio.wait({following}, timeout=self._settings.heartbeat_s)
+                await asyncio.wait(
+                    {following, node_stops},
+                    timeout=self._settings.heartbeat_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if not following.done():
                     yield b": still here\n\n"
                     continue
@@ -185,9 +190,10 @@ class ExecutionRoutes:
                 yield b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.type.encode(), data)
         finally:
             self._counters.streams -= 1
-            if following is not None:
-                following.cancel()
-                await asyncio.wait({following})
+            waits = [wait for wait in (following, node_stops) if wait is not None]
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
             if hasattr(source, "aclose"):
                 await source.aclose()
 

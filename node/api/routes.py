@@ -53,9 +53,9 @@ class Api:
         """No new connections; what is under way goes on."""
         await self.server.stop_listening()
 
-    async def close(self) -> None:
+    async def close(self, timeout_s: float | None = None) -> None:
         """Requests under way get their time, then everything is closed."""
-        await self.server.close()
+        await self.server.close(timeout_s)
         await self.batcher.close()
 
 

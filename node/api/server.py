@@ -45,7 +45,7 @@ class ApiSettings:
     idle_timeout_s: float = 75.0  # idle keep-alive, and the time that a request's head may take
     stall_timeout_s: float = 30.0  # a reader that takes nothing for so long is disconnected
     heartbeat_s: float = 15.0  # comments on event streams; proxies cut silent ones after 30 to 60 s
-    shutdown_timeout_s: float = 10.0  # requests under way at stop
+    shutdown_timeout_s: float = 5.0  # at a stop, for requests under way; streams end at once
     compat_execution_timeout_s: float = 60.0  # the original server's execution limit, on its routes
 
 
@@ -161,6 +161,7 @@ class ApiServer:
         self._id_prefix = os.urandom(4).hex()
         self._request_number = 0
         self._bodies_bytes = 0
+        self.stopping = asyncio.Event()
 
     async def start(self) -> tuple[str, int]:
         """Listen; the address that was bound. Raises OSError when the port is taken."""
@@ -174,17 +175,21 @@ class ApiServer:
         return host, port
 
     async def stop_listening(self) -> None:
-        """Take no new connection; idle ones are closed, requests under way go on."""
+        """Take no new connection; idle ones are closed, streams end, other requests under way go on."""
+        self.stopping.set()
         if self._listener is not None:
             self._listener.close()
         if self._server is not None:
             self._server.pre_shutdown()
 
-    async def close(self) -> None:
-        """Give requests under way `shutdown_timeout_s`, then close every connection."""
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Give requests under way `timeout_s` (default: `shutdown_timeout_s`), then close every connection."""
         await self.stop_listening()
         if self._server is not None:
-            await self._server.shutdown(self._settings.shutdown_timeout_s)
+            if timeout_s is None:
+                timeout_s = self._settings.shutdown_timeout_s
+            # aiohttp waits so long for the answer, and once more for the cancelled handler.
+            await self._server.shutdown(timeout_s / 2)
         if self._listener is not None:
             await self._listener.wait_closed()
 
