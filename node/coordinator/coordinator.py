@@ -296,9 +296,11 @@ class Coordinator:
                     wake.set()
         watchers = self._watchers
         counts = self._counts
+        leading = self._leader.is_leading  # a replay counts nothing twice
         for finished in fx.finished:
             x = finished.execution
-            counts[x.status] = counts.get(x.status, 0) + 1
+            if leading:
+                counts[x.status] = counts.get(x.status, 0) + 1
             if x.id in watchers:
                 for call, slot in watchers.pop(x.id):
                     call.ended(slot)

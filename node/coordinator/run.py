@@ -28,10 +28,13 @@ from node.coordinator.state import (
     parent_scope,
     scopes_of,
 )
+from workflow import codec
 from workflow.durations import format_duration
-from workflow.messages import RetryPolicy, SegmentResult, Spawn, StepError, Wait
+from workflow.level2.control import error_value
+from workflow.messages import RetryPolicy, SegmentPlan, SegmentResult, Spawn, StepError, Wait
 
 NIL: Final = b"\xc0"
+_RECEIVED: Final = b"\x81\xa7payload"  # {"payload": …}: a signal's null payload is not the end of its wait
 _GOLDEN: Final = 0.6180339887498949
 _WAIT_MAX_S: Final = 1e11  # some 3,000 years: any wait that is meant
 
@@ -41,8 +44,11 @@ def retry_delay_s(policy: RetryPolicy, failures: int, chance: float) -> float:
 
     Exponential, capped, and `jitter` of it random: 1.0 is full jitter, from 0 to the whole delay.
     """
-    exponent = min(failures - 1, 64)  # beyond, the cap has long decided
-    ceiling = min(policy.max_interval_s, policy.initial_interval_s * policy.multiplier**exponent)
+    if policy.backoff == "linear":
+        ceiling = min(policy.max_interval_s, policy.initial_interval_s * failures)
+    else:
+        exponent = min(failures - 1, 64)  # beyond, the cap has long decided
+        ceiling = min(policy.max_interval_s, policy.initial_interval_s * policy.multiplier**exponent)
     return ceiling * (1.0 - policy.jitter) + ceiling * policy.jitter * chance
 
 
@@ -56,6 +62,13 @@ def array_of(encoded: list[bytes]) -> bytes:
     else:
         header = b"\xdd" + count.to_bytes(4, "big")
     return header + b"".join(encoded)
+
+
+def may_retry(policy: RetryPolicy, error: StepError) -> bool:
+    """Whether the policy lets another attempt follow this error, if any are left."""
+    if not error.retryable or error.code in policy.non_retryable or error.type in policy.non_retryable:
+        return False
+    return not policy.retry_on or any(part in error.code or part in error.message for part in policy.retry_on)
 
 
 class Transition:
@@ -230,25 +243,35 @@ class Transition:
         segment = attempt.segment
         self._close(program, scope, segment, Phase.DONE)
         if program.edges_out[segment]:
-            self._resolved(x, program, scope, segment, result.live)
+            self._resolved(x, program, scope, segment, result.live, by_default=True)
         if len(x.journal) > self.state.limits.journal_max:
             self._overgrown(x, program)
         elif scope.unresolved == 0:
             self._scope_done(x, program, scope)
 
     def _resolved(
-        self, x: Execution, program: Program, scope: Scope, segment: int, live: Collection[int]
+        self,
+        x: Execution,
+        program: Program,
+        scope: Scope,
+        segment: int,
+        live: Collection[int],
+        *,
+        by_default: bool,
     ) -> None:
-        """Look at everything that this segment's resolution decides; skipping cascades without recursion."""
+        """Look at everything that this segment's resolution decides; skipping cascades without recursion.
+
+        Edges in `live` are live; with `by_default` those too that need no condition.
+        """
         runs: list[int] = []
-        stack: list[tuple[int, Collection[int], bool]] = [(segment, live, True)]
+        stack: list[tuple[int, Collection[int], bool]] = [(segment, live, by_default)]
         phases = scope.phases
         while stack:
-            source, live_out, ran = stack.pop()
+            source, live_out, default = stack.pop()
             for edge in program.edges_out[source]:
                 target = edge.target
                 local = program.local[target]
-                if edge.flow and ran and (edge.live_by_default or edge.number in live_out):
+                if edge.flow and ((default and edge.live_by_default) or edge.number in live_out):
                     phases[local] |= LIVE
                 degree = program.in_degree[target]
                 if degree > 1:
@@ -291,7 +314,7 @@ class Transition:
             name = wait.name or ""
             payload = self._take_signal(x, name)
             if payload is not None:
-                self._resume(x, program, scope, attempt, payload)
+                self._resume(x, program, scope, attempt, _RECEIVED + payload)
                 return
             attempt.name = name
             attempt.due = self.now + wait.duration_s if wait.duration_s is not None else 0.0
@@ -347,7 +370,7 @@ class Transition:
             for attempt in scope.attempts.values():
                 if attempt.stage == Stage.SIGNAL and attempt.name == name:
                     self._unpark(x, scope, attempt, fired=False)
-                    self._resume(x, program, scope, attempt, payload)
+                    self._resume(x, program, scope, attempt, _RECEIVED + payload)
                     return
         if x.signals is None:
             x.signals = {}
@@ -377,8 +400,9 @@ class Transition:
             failed=0,
             max_concurrency=max(spawn.max_concurrency, 1),
             tolerated_failures=spawn.tolerated_failures,
+            carry=spawn.carry,
         )
-        self.hold(x, sum(map(len, spawn.items)))
+        self.hold(x, sum(map(len, spawn.items)) + len(spawn.carry or b""))
         x.journal.append(Entry(Kind.LOOP, self.now, attempt.segment, scope.path, number=float(count)))
         self._advance_loop(x, program, scope, attempt, attempt.loop)
 
@@ -404,12 +428,14 @@ class Transition:
             for segment in program.roots[body]:
                 self._open(x, program, child, segment)
         if loop.done == len(loop.items):
-            value = array_of(loop.results)
+            last_error = NIL if loop.last_error is None else codec.encode(loop.last_error.message)
+            failed = codec.encode(float(loop.failed))
+            value = array_of([loop.carry or NIL, array_of(loop.results), failed, last_error])
             self._drop_loop(x, attempt, loop)
             self._resume(x, program, scope, attempt, value)
 
     def _drop_loop(self, x: Execution, attempt: Attempt, loop: Loop) -> None:
-        self.hold(x, -sum(map(len, loop.items)) - sum(map(len, loop.results)))
+        self.hold(x, -sum(map(len, loop.items)) - sum(map(len, loop.results)) - len(loop.carry or b""))
         attempt.loop = None
 
     def _body_ended(
@@ -433,21 +459,31 @@ class Transition:
         if error is not None:
             loop.failed += 1
             loop.last_error = error
-            if 0 <= loop.tolerated_failures < loop.failed:
-                self._fail_loop(x, program, parent, attempt, loop, error)
-                return
-        self._advance_loop(x, program, parent, attempt, loop)
+            if loop.broken is None and 0 <= loop.tolerated_failures < loop.failed:
+                self._break_loop(x, program, parent, attempt, loop, error)
+        if attempt.loop is not loop:
+            return  # ended while it was broken off
+        if loop.broken is None:
+            self._advance_loop(x, program, parent, attempt, loop)
+        elif loop.running == 0:
+            self._drop_loop(x, attempt, loop)
+            self._fail_for_good(x, program, parent, attempt, loop.broken, None)
 
-    def _fail_loop(
+    def _break_loop(
         self, x: Execution, program: Program, scope: Scope, attempt: Attempt, loop: Loop, error: StepError
     ) -> None:
-        """More items failed than are tolerated: stop the others, then fail the scope that the loop is in."""
-        self._drop_loop(x, attempt, loop)
-        x.journal.append(
-            Entry(Kind.FAILED, self.now, attempt.segment, scope.path, attempt.failures + 1, error=error)
-        )
-        self._close(program, scope, attempt.segment, Phase.FAILED)
-        self._fail_scope(x, program, scope, error)
+        """More items failed than are tolerated: start no more, stop the others; the loop fails when all have ended."""
+        loop.broken = error
+        body = program.segments[attempt.segment].body
+        around = [s for s in (x.scopes or {}).values() if s.body == body and s.path[:-1] == scope.path]
+        for child in around:
+            if child.failed is None:
+                child.failed = error
+                for inside in list(self._subtree(x, program, child)):
+                    self._stop(x, program, inside)
+        for child in around:
+            if x.scopes and (child.body, child.path) in x.scopes:
+                self.settle(x, program, child)
 
     def _subtree(self, x: Execution, program: Program, scope: Scope) -> Iterator[Scope]:
         """A loop body's scope and those of the loops inside it."""
@@ -484,10 +520,7 @@ class Transition:
         """The attempt (no longer active) failed: another one follows if the policy allows, else the step has failed."""
         policy = program.retries[attempt.segment]
         attempt.failures += 1
-        refused = (
-            not error.retryable or error.code in policy.non_retryable or error.type in policy.non_retryable
-        )
-        if refused or attempt.failures >= policy.max_attempts:
+        if attempt.failures >= policy.max_attempts or not may_retry(policy, error):
             attempt.failures -= 1
             self._fail_for_good(x, program, scope, attempt, error, result)
             return
@@ -564,8 +597,38 @@ class Transition:
                 Entry(Kind.FAILED, self.now, attempt.segment, scope.path, attempt.failures + 1, error=error)
             )
         self._drop_resume(x, attempt)
+        plan = program.segments[attempt.segment]
+        if plan.error_edges and error.node in (None, self._last_step(program, attempt.segment)):
+            self._handle_failure(x, program, scope, attempt, error, plan)
+            return
         self._close(program, scope, attempt.segment, Phase.FAILED)
         self._fail_scope(x, program, scope, error)
+
+    def _handle_failure(
+        self,
+        x: Execution,
+        program: Program,
+        scope: Scope,
+        attempt: Attempt,
+        error: StepError,
+        plan: SegmentPlan,
+    ) -> None:
+        """The step has an error port or a guard: its failure becomes its output, and only those edges are live."""
+        step = plan.steps[-1]
+        value = error_value(
+            program.plan.step_ids[step],
+            code=error.code,
+            message=error.message,
+            type=error.type,
+            attempts=attempt.failures + 1,
+        )
+        encoded = codec.encode(value)
+        self.hold(x, len(encoded) - len(scope.outputs.get(step, b"")))
+        scope.outputs[step] = encoded
+        self._close(program, scope, attempt.segment, Phase.DONE)
+        self._resolved(x, program, scope, attempt.segment, plan.error_edges, by_default=False)
+        if scope.unresolved == 0:
+            self._scope_done(x, program, scope)
 
     def _fail_scope(self, x: Execution, program: Program, scope: Scope, error: StepError) -> None:
         if scope.body == 0:

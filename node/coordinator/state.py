@@ -61,6 +61,8 @@ class Loop(Struct, array_like=True):
     max_concurrency: int
     tolerated_failures: int
     last_error: StepError | None = None
+    carry: bytes | None = None  # the loop step's own, given back with the results
+    broken: StepError | None = None  # more failed than are tolerated: ends when those that run have ended
 
 
 class Attempt(Struct, array_like=True):
@@ -312,6 +314,7 @@ def held_bytes(execution: Execution) -> int:
             held += len(attempt.resume or b"")
             if attempt.loop is not None:
                 held += sum(map(len, attempt.loop.items)) + sum(map(len, attempt.loop.results))
+                held += len(attempt.loop.carry or b"")
     return held
 
 

@@ -219,21 +219,16 @@ def open_attempts(x: Execution) -> list[tuple[int, tuple[int, ...], Stage]]:
     ]
 
 
-def image(state: State) -> bytes:
-    """The whole state as bytes, for comparison."""
-    return msgspec.msgpack.encode(
-        [
-            state.now,
-            state.accepted,
-            list(state.executions.values()),
-            {k: [d.payload, d.plan, d.references] for k, d in state.definitions.items()},
-            state.workflows,
-            [[list(k), v] for k, v in state.dedupe.items()],
-            [list(k) for k in state.dedupe_order],
-            state.dedupe_counts,
-            state.granted,
-            state.queued,
-            state.held,
-            state.limits,
-        ]
-    )
+def image(state: State) -> list[bytes]:
+    """The whole state as bytes, part by part, for comparison."""
+    parts: list[object] = [
+        [state.now, state.accepted, state.held, state.limits],
+        *state.executions.values(),
+        *sorted(
+            [h, d.payload, msgspec.msgpack.encode(d.plan), d.references] for h, d in state.definitions.items()
+        ),
+        *sorted([name, msgspec.msgpack.encode(w)] for name, w in state.workflows.items()),
+        *[[list(key), state.dedupe[key]] for key in state.dedupe_order],
+        [sorted(state.dedupe_counts.items()), sorted(state.granted.items()), sorted(state.queued.items())],
+    ]
+    return [msgspec.msgpack.encode(part) for part in parts]
