@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
+from typing import Any
 
 from raft.errors import MembershipRefused, NotLeader, Overloaded
 from raft.log import Log, encode_config
@@ -260,6 +261,20 @@ class Core:
         self._transfer_deadline = inf
         self._transfer_sent = False
 
+        self._handlers: Mapping[type, Callable[[float, str, Any], None]] = {
+            VoteRequest: self._on_vote_request,
+            VoteReply: self._on_vote_reply,
+            Append: self._on_append,
+            AppendReply: self._on_append_reply,
+            AppendReject: self._on_append_reject,
+            Heartbeat: self._on_heartbeat,
+            HeartbeatReply: self._on_heartbeat_reply,
+            ReadRequest: self._on_read_request,
+            ReadReply: self._on_read_reply,
+            TimeoutNow: self._on_timeout_now,
+            SnapshotChunk: self._on_snapshot_chunk,
+            SnapshotReply: self._on_snapshot_reply,
+        }
         self._election_deadline = inf
         self._reset_election_timer(now)
         if set(log.config.voters) == {node_id}:
@@ -502,7 +517,7 @@ class Core:
         elif message.term < self.term:
             self._refuse_old_term(sender, message)
             return
-        _HANDLERS[kind](self, now, sender, message)
+        self._handlers[kind](now, sender, message)
 
     def _refuse_old_term(self, sender: str, message: Message) -> None:
         """A message of an older term changes nothing; who leads or campaigns there learns the newer term."""
@@ -1145,19 +1160,3 @@ class Core:
                 assert progress.inflight_bytes == sum(size for _, size in progress.inflight)
         else:
             assert not self.progress
-
-
-_HANDLERS: Mapping[type, Callable[..., None]] = {
-    VoteRequest: Core._on_vote_request,
-    VoteReply: Core._on_vote_reply,
-    Append: Core._on_append,
-    AppendReply: Core._on_append_reply,
-    AppendReject: Core._on_append_reject,
-    Heartbeat: Core._on_heartbeat,
-    HeartbeatReply: Core._on_heartbeat_reply,
-    ReadRequest: Core._on_read_request,
-    ReadReply: Core._on_read_reply,
-    TimeoutNow: Core._on_timeout_now,
-    SnapshotChunk: Core._on_snapshot_chunk,
-    SnapshotReply: Core._on_snapshot_reply,
-}

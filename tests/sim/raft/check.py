@@ -120,8 +120,8 @@ class Checker:
         """`node` applied `entry` and is in state `digest`."""
         if self.committed.get(entry.index) != entry.term:
             raise Violation(
-                f"StateMachineSafety: {node} applies entry {entry.index} of term {entry.term}; committed is one of term "
-                f"{self.committed.get(entry.index)}"
+                f"StateMachineSafety: {node} applies entry {entry.index} of term {entry.term}; committed is one of "
+                f"term {self.committed.get(entry.index)}"
             )
         self.state(node, entry.index, digest)
         for command in commands:
@@ -140,8 +140,8 @@ class Checker:
     # -- clients -----------------------------------------------------------------------------------------------
 
     def write_done(self, command: bytes, index: int, floor: int, holders: int, configs: list[Config]) -> None:
-        """A client was told that `command` is done, at `index`; `floor` is `completed_max` when it asked. `holders` voters
-        have the entry on disk, of the groups in `configs` (one per membership in force lately)."""
+        """A client was told that `command` is done, at `index`; `floor` is `completed_max` when it asked. `holders`
+        voters have the entry on disk, of the groups in `configs` (one per membership in force lately)."""
         if index <= floor:
             raise Violation(f"Linearizability: a write asked for after {floor} was visible went to {index}")
         if not any(holders >= majority(len(config.voters)) for config in configs):

@@ -1,7 +1,8 @@
 """A network that delays, loses, repeats and reorders, with cuts in one direction and connections that break.
 
-`tcp`: in order per connection; a broken one loses what was under way. `late`: as tcp, but bytes of the old connection may
-still arrive after the new one carries traffic. `wild`: no order at all, loss and repetition, some messages very late.
+`tcp`: in order per connection; a broken one loses what was under way. `late`: as tcp, but bytes of the old
+connection may still arrive after the new one carries traffic. `wild`: no order at all, loss and repetition, some
+messages very late.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Network:
         self.faulty = False
         self.slowness = 1.0
         self.cuts.clear()
+        self._free_at.clear()
 
     def reset(self, a: str, b: str) -> None:
         """The connections between two nodes break; new ones are made at once."""
@@ -48,7 +50,7 @@ class Network:
         delay = rng.uniform(0.0001, 0.003)
         if rng.random() < 0.02:
             delay += rng.uniform(0.0, 0.15)
-        return delay * self.slowness
+        return min(delay * self.slowness, 1.5)
 
     def send(self, now: float, sender: str, to: str, message: Message) -> None:
         if (sender, to) in self.cuts:

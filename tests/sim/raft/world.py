@@ -1,7 +1,7 @@
 """Whole voters in one process: the real core, a simulated shell, disk, network, clients and faults. One seed, one run.
 
-`run(Plan(seed=...))` raises `Violation` (safety) or `Stuck` (liveness after the faults ended), or returns `Outcome`. Nothing
-here depends on wall time or on the order of sets.
+`run(Plan(seed=...))` raises `Violation` (safety) or `Stuck` (liveness after the faults ended), or returns
+`Outcome`. Nothing here depends on wall time or on the order of sets.
 """
 
 from __future__ import annotations
