@@ -16,9 +16,11 @@ with `--load my_module`. **What the function receives**, by its parameters:
 - every other parameter: the field of the node's `data` with that name; without a default the field must be there;
   `**fields`: all fields of `data` that no parameter names.
 
-What it returns is the step's result: None, bool, numbers, str, lists, dicts with str keys, aware datetimes. `async def`
-functions run many at once in a runner; plain functions run one at a time. An exception fails the attempt (`StepFailed`
-says whether another attempt makes sense).
+Values are plain Python, as the json module reads them: a number without a fraction is an int, any other a float.
+What the function returns is the step's result: None, bool, numbers, str, lists, dicts with str keys, aware datetimes.
+
+`async def` functions run many at once in a runner; plain functions run one at a time. An exception fails the attempt
+(`StepFailed` says whether another attempt makes sense).
 
 Nothing here imports the rest of Thaiyyal: a module with step types can be imported and tested anywhere.
 """

@@ -48,10 +48,10 @@ from node.worker.messages import (
 )
 from node.worker.outside_errors import error_result, outside_error
 from node.worker.page import CPU_LAST_STARTED, CPU_STARTED_NS, CPU_TICKET, SharedPage
-from node.worker.segments import BUILTIN, DefinitionInvalid, LoadedPlan, Segments
+from node.worker.segments import DefinitionInvalid, LoadedPlan, Segments
 from node.worker.user_steps import StepTypesInvalid, current_attempt, load_step_types
 from workflow.messages import SegmentResult, StepError
-from workflow.steps.base import Services, Settings
+from workflow.steps.base import HttpClient, HttpRequest, HttpResponse, Services, Settings
 
 READ_BYTES: Final = 256 * 1024
 RESULTS_HELD_MAX: Final = 32  # results wait for each other at most so many …
@@ -278,6 +278,20 @@ def end_with_children(status: int) -> NoReturn:
     os._exit(status)
 
 
+class HttpOnDemand:
+    """The client of the http step, made with the first request: aiohttp takes 10 MB that other runners need not pay."""
+
+    def __init__(self) -> None:
+        self._client: HttpClient | None = None
+
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        if self._client is None:
+            from node.worker.http_client import AiohttpClient
+
+            self._client = AiohttpClient()
+        return await self._client(request)
+
+
 def main() -> None:
     """Take the settings from the inbox, confine this process, load the user's modules, serve."""
     inbox, outbox_socket = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
@@ -297,11 +311,13 @@ def main() -> None:
         language = Settings(
             **{**settings.language, "allowed_domains": tuple(settings.language["allowed_domains"])}
         )
-        step_types = load_step_types(settings.load, builtin=BUILTIN)
+        step_types = load_step_types(settings.load)
     except (OSError, StepTypesInvalid) as error:
         outbox.send(FromFailed(str(error)))
         sys.exit(1)
-    services = Services(settings=language, now=lambda: datetime.now(UTC), step_types=step_types)
+    services = Services(
+        settings=language, now=lambda: datetime.now(UTC), http=HttpOnDemand(), step_types=step_types
+    )
     runner = Runner(settings, outbox, page, Segments(services))
     gc.collect()
     gc.freeze()

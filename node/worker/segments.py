@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from node.worker.messages import SegmentKind, SegmentResult, Task
 from workflow.definition import LoadError
 from workflow.execute import run_segment, run_segment_now
 from workflow.payload import load
 from workflow.plan import Plan, compile_plan
-from workflow.steps.base import Services, StepType
+from workflow.steps.base import Services
 from workflow.steps.registry import LEVEL1
-
-BUILTIN: Final[Mapping[str, StepType]] = LEVEL1
-"""Step types that exist without any module of the user's."""
 
 
 class DefinitionInvalid(Exception):
@@ -36,7 +31,7 @@ class Segments:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._step_types = {**BUILTIN, **services.step_types}
+        self._step_types = {**LEVEL1, **services.step_types}
 
     def load(self, plan_hash: bytes, definition: bytes) -> LoadedPlan:
         """Raises DefinitionInvalid when the bytes are not what the hash names, or do not make a plan here."""

@@ -1,9 +1,10 @@
 """User-registered functions as step types of the language: loading, calling, and the context that they are given.
 
 The node loads the same modules as its runners, to know names and effects when it validates a workflow; it never calls
-the functions. Values cross the border in plain Python: what the language keeps in carriers of its own (json.Number,
-opaque containers) arrives as numbers, lists and dicts, always as copies, so a function may change what it is given.
-A result is taken as JSON data: numbers become float64, except integers that float64 cannot hold exactly.
+the functions. Values cross the border in plain Python, as its json module would read them: a number without a fraction
+is an int, any other a float; what the language keeps in carriers of its own (json.Number, opaque containers) arrives
+as numbers, lists and dicts. All are copies, so a function may change what it is given. A result is taken as JSON data:
+numbers become float64, except integers that float64 cannot hold exactly.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ from thaiyyal.step_types import StepFailed as UserStepFailed
 from thaiyyal.step_types import StepTypeError, UserStepType, registered
 from workflow import codec
 from workflow.errors import StepFailed
+from workflow.level2.types import LEVEL2, SHAPES
 from workflow.messages import Task
 from workflow.steps.base import RunState, Services, Step, StepType
+from workflow.steps.registry import LEVEL1
 from workflow.values import Int64, JsonNumber, MapSlice, SliceMap, StringPtr, StringSlice, Value
 
 INTEGER_EXACT_MAX: Final = 2**53  # beyond it float64 has no place for every integer
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 TRACEBACK_LINES_MAX: Final = 40
+
+
+BUILTIN_NAMES: Final = frozenset({*LEVEL1, *LEVEL2, *SHAPES})
+"""Names that no module may take: the step types of both levels of the language."""
 
 
 class StepTypesInvalid(Exception):
@@ -50,7 +57,9 @@ class Attempt(Protocol):
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
 
 
-def load_step_types(modules: Sequence[str], *, builtin: Collection[str]) -> dict[str, StepType]:
+def load_step_types(
+    modules: Sequence[str], *, builtin: Collection[str] = BUILTIN_NAMES
+) -> dict[str, StepType]:
     """Import the modules and return all step types registered so far.
 
     Raises StepTypesInvalid when a module does not import, registers wrongly, or takes the name of a built-in type.
@@ -117,7 +126,7 @@ def _sync_run(declared: UserStepType) -> Any:
 
     def run(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
         given = [to_plain(value) for value in inputs]
-        data = step.raw or {}
+        data = {name: to_plain(value) for name, value in step.data.items()} if step.data else {}
         context = Context(step.id, given, data, current_attempt.get()) if takes_context else None
         try:
             result = declared.call(given, data, context)
@@ -134,7 +143,7 @@ def _async_run(declared: UserStepType) -> Any:
 
     async def run(step: Step, inputs: Sequence[Value], state: RunState, services: Services) -> Value:
         given = [to_plain(value) for value in inputs]
-        data = step.raw or {}
+        data = {name: to_plain(value) for name, value in step.data.items()} if step.data else {}
         context = Context(step.id, given, data, current_attempt.get()) if takes_context else None
         try:
             result = await declared.call(given, data, context)
@@ -220,7 +229,10 @@ class Context:
 def to_plain(value: Value) -> Any:
     """A copy of the value in plain Python types, as a user's function gets it."""
     kind = type(value)
-    if kind is float or kind is str or value is None or kind is bool or kind is int:
+    if kind is float:
+        is_exact = value.is_integer() and -INTEGER_EXACT_MAX <= value <= INTEGER_EXACT_MAX
+        return int(value) if is_exact else value
+    if kind is str or value is None or kind is bool or kind is int:
         return value
     if kind is dict:
         return {key: to_plain(item) for key, item in value.items()}

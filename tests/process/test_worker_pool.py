@@ -126,7 +126,7 @@ async def test_a_result_over_the_limit_is_a_step_error_and_one_below_passes():
 
 async def test_an_exception_is_a_step_error_and_its_traceback_is_logged():
     async with running_pool() as under_test:
-        error = (await under_test.run("fail")).error
+        error = (await under_test.run("raise_error")).error
         assert error is not None
         assert (error.code, error.type, error.retryable) == ("step_failed", "ValueError", True)
         assert error.message == "error executing node it: ValueError: that is no good"
@@ -135,7 +135,7 @@ async def test_an_exception_is_a_step_error_and_its_traceback_is_logged():
 
 async def test_a_step_can_say_that_another_attempt_makes_no_sense():
     async with running_pool() as under_test:
-        error = (await under_test.run("fail", data={"retryable": False})).error
+        error = (await under_test.run("raise_error", data={"retryable": False})).error
         assert error is not None
         assert (error.code, error.retryable) == ("no_use", False)
 

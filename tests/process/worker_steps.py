@@ -123,8 +123,8 @@ def return_odd(_: Any = None, *, what: str) -> Any:
     return values[what]
 
 
-@step_type("fail")
-def fail(_: Any = None, *, retryable: bool = True) -> None:
+@step_type("raise_error")
+def raise_error(_: Any = None, *, retryable: bool = True) -> None:
     if retryable:
         raise ValueError("that is no good")
     raise StepFailed("never again", code="no_use", retryable=False)

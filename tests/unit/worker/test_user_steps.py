@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from node.worker.user_steps import (
+    BUILTIN_NAMES,
     Context,
     StepTypesInvalid,
     adapt,
@@ -52,7 +53,7 @@ def attempt() -> AttemptOfTest:
 
 
 def run(function: Any, inputs: list[Any], data: dict[str, Any] | None = None) -> Any:
-    step = Step("it", "mine", None, raw=data)
+    step = Step("it", "mine", data)
     return adapt(describe(function, name="mine")).run(step, inputs, RunState(), Services())
 
 
@@ -67,6 +68,11 @@ def run(function: Any, inputs: list[Any], data: dict[str, Any] | None = None) ->
         (SliceMap({"a": [1.0]}), {"a": [1.0]}),
         (StringSlice(["x"]), ["x"]),
         (StringPtr(None), None),
+        (5.0, 5),
+        (-5.5, -5.5),
+        (2.0**53, 2**53),
+        (2.0**54, 2.0**54),
+        (1e300, 1e300),
         ({"deep": [StringPtr("x")]}, {"deep": ["x"]}),
     ],
 )
@@ -197,6 +203,11 @@ def test_modules_are_loaded_and_their_types_found():
     assert types["plus_one"].effect == "pure"
     assert types["sleep_awaiting"].is_async
     assert not types["plus_one"].is_async
+
+
+@pytest.mark.parametrize("name", ["number", "for_each", "task", "wait_signal"])
+def test_the_names_of_both_levels_are_built_in(name: str):
+    assert name in BUILTIN_NAMES
 
 
 @pytest.mark.parametrize(
