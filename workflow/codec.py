@@ -6,7 +6,7 @@ what could hurt a reader: `depth_max` for nesting, `size_max` for the encoded si
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import msgpack
 from workflow.errors import WorkflowError
 from workflow.values import Int64, JsonNumber, MapSlice, NilSlice, SliceMap, StringPtr, StringSlice, Value
 
-depth_max: Final = 500  # msgpack's C packer stops at 511 levels, its unpacker at 1024
+depth_max: Final = 250  # levels; whoever walks a value by recursion stays far from the interpreter's limit
 size_max: Final = 64 * 1024 * 1024  # the biggest payload that the API takes
 opaque_depth_max: Final = 24  # nesting of opaque containers in each other; each level costs C stack when read
 
@@ -40,6 +40,8 @@ def encode(value: Value) -> bytes:
         raise CodecError(_why_not(error)) from error
     if len(data) > size_max:
         raise CodecError(f"value too large: {len(data)} bytes (limit: {size_max})")
+    if len(data) > depth_max and _containers_at_most(data) > depth_max and not _is_within_depth(value):
+        raise CodecError(f"value too deeply nested (limit: {depth_max} levels)")
     return data
 
 
@@ -50,11 +52,40 @@ def decode(data: bytes) -> Value:
     return _unpack(data, 0)
 
 
+_CONTAINER_HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+
+
+def _containers_at_most(data: bytes) -> int:
+    """An upper bound of the containers in encoded data: bytes that may be the head of one. Cheap."""
+    return len(data) - len(data.translate(None, _CONTAINER_HEADS))
+
+
+def _is_within_depth(value: Value) -> bool:
+    level = [value]
+    for _ in range(depth_max):
+        level = [child for item in level for child in _children(item) if type(child) in _CONTAINERS]
+        if not level:
+            return True
+    return False
+
+
+def _children(value: Value) -> Iterable[Value]:
+    kind = type(value)
+    if kind is dict:
+        return value.values()  # type: ignore[no-any-return]
+    if kind is list:
+        return value  # type: ignore[no-any-return]
+    if kind is SliceMap:
+        return value.items.values()  # type: ignore[no-any-return]
+    return value.items if kind is MapSlice else ()
+
+
+_CONTAINERS: Final = frozenset({dict, list, SliceMap, MapSlice})
+
+
 def _why_not(error: Exception) -> str:
     if isinstance(error, RecursionError) or "recursion" in str(error):
         return f"value too deeply nested (limit: {depth_max} levels)"
-    if isinstance(error, OverflowError):
-        return "integer does not fit into 64 bits"
     if isinstance(error, UnicodeError):
         return f"text is not valid Unicode: {error}"
     return f"value cannot be encoded: {error}"
@@ -86,6 +117,8 @@ def _make_default(depth: int) -> Callable[[Any], msgpack.ExtType]:
             return msgpack.ExtType(_STRING_SLICE, _pack(value.items, depth + 1))
         if kind is StringPtr:
             return msgpack.ExtType(_STRING_PTR, _pack(value.value, depth + 1))
+        if kind is int:  # msgpack hands over what it cannot write itself
+            raise CodecError("integer does not fit into 64 bits")
         raise CodecError(f"{kind.__name__} is not a value of the language")
 
     return default
