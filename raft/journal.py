@@ -630,7 +630,8 @@ class FileJournal:
         start = self._positions[lo - self._base_index - 1]
         segment = self._segment_of(start >> _OFFSET_BITS)
         offset = start & _OFFSET_MASK
-        frames = (hi - lo + 1) * fmt.FRAME_OVERHEAD_BYTES
+        # Small entries need more for their frames than this: the rest comes with another read.
+        frames = min((hi - lo + 1) * fmt.FRAME_OVERHEAD_BYTES, bytes_max)
         wanted = min(segment.limit - offset, bytes_max + frames + _READ_AHEAD_BYTES)
         try:
             block = self._read_block(segment, offset, wanted)
@@ -639,13 +640,13 @@ class FileJournal:
         found: list[Entry] = []
         for index in range(lo, hi + 1):
             position = self._positions[index - self._base_index - 1] - start
-            frame = fmt.frame_at(block, position, segment.salt) if position < len(block) else None
-            if frame is None and found:
+            entry = fmt.entry_at(block, position, segment.salt) if position < len(block) else None
+            if entry is None and found:
                 break  # beyond what was read: the next read begins with it, and knows
-            if frame is None or frame.kind != FrameKind.ENTRY or frame.index != index:
+            if entry is None or entry.index != index:
                 self._failure = self._damage(segment.path, offset, f"entry {index} does not read back")
                 raise self._failure
-            found.append(Entry(frame.index, frame.term, frame.tag, frame.payload))
+            found.append(entry)
         return found
 
     def _read_block(self, segment: _Segment, offset: int, wanted: int) -> bytes:

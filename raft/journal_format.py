@@ -19,11 +19,12 @@ Pure functions on bytes; nothing here touches a file. All numbers are little-end
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from zlib import crc32
+
+from raft.storage_api import Entry
 
 HEAD_BYTES = 512
 SECTOR_BYTES = 512  # the unit in which disks keep or lose a write
@@ -131,6 +132,21 @@ def frame_at(data: bytes | memoryview, offset: int, salt: int) -> Frame | None:
     return Frame(kind, tag, index, term, synced, payload, last + 1)
 
 
+def entry_at(data: bytes, offset: int, salt: int) -> Entry | None:
+    """The log entry whose frame starts at `offset`, or None where there is no whole, sound one."""
+    if offset + FRAME_OVERHEAD_BYTES > len(data):
+        return None
+    checksum, length, index, term, _, kind, tag, magic = FRAME_HEADER.unpack_from(data, offset)
+    begin = offset + FRAME_HEADER.size
+    last = begin + length
+    if magic != FRAME_MAGIC or kind != FrameKind.ENTRY or last >= len(data) or data[last] != TRAILER_BYTE:
+        return None
+    payload = data[begin:last]
+    if crc32(payload, crc32(data[offset + CRC.size : begin], salt)) != checksum:
+        return None
+    return Entry(index, term, tag, payload)
+
+
 def judge_tail(data: bytes, offset: int, salt: int) -> str | None:
     """What it means that no sound frame starts at `offset`, behind the last good one.
 
@@ -223,11 +239,17 @@ def _lost_sector(data: bytes, start: int, end: int) -> bool:
     return False
 
 
-_LAST_CONTENT = re.compile(rb"[^\0]")
+_ZEROS = bytes(1 << 16)
 
 
 def end_of_content(data: bytes, offset: int) -> int:
     """Behind the last byte that is not 0, at least `offset`."""
-    if _LAST_CONTENT.search(data, offset) is None:
-        return offset
-    return offset + len(data[offset:].rstrip(b"\0"))
+    end = len(data)
+    # Mostly tens of MiB of zeros: compared in pieces, which is ten times as fast as a search.
+    while end > offset:
+        begin = max(offset, end - len(_ZEROS))
+        piece = data[begin:end]
+        if piece != _ZEROS[: len(piece)]:
+            return begin + len(piece.rstrip(b"\0"))
+        end = begin
+    return offset

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
 from raft.errors import JournalDamaged, StorageFailed
-from raft.files import DataDirectoryLocked, DirectoryLock
+from raft.files import DataDirectoryLocked, DirectoryLock, LocalFiles
 from raft.journal import FileJournal, JournalSettings
+from raft.journal_format import SegmentHead, encode_head, end_of_content
 from raft.storage_api import KIND_COMMANDS, KIND_CONFIG, Entry, Journal
 
 SMALL = JournalSettings(segment_bytes=4096, reserve_bytes=512, cache_bytes_max=600)
@@ -253,13 +256,14 @@ def test_a_closed_journal_refuses_everything(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     journal.close()
     journal.close()
-    for act in (
+    acts: list[Callable[[], None]] = [
         lambda: journal.append([entry(1)]),
         lambda: journal.set_term_vote(1, ""),
-        lambda: journal.sync(),
+        journal.sync,
         lambda: journal.compact(1),
         lambda: journal.reset(1, 1),
-    ):
+    ]
+    for act in acts:
         with pytest.raises(StorageFailed, match="closed"):
             act()
     assert not journal.has_room(1)
@@ -315,3 +319,108 @@ def test_the_second_user_of_a_data_directory_is_told_the_pid_of_the_first(tmp_pa
     first.release()
     first.release()
     DirectoryLock(tmp_path / "data").release()
+
+
+def test_a_bounded_read_of_a_long_log_reads_about_that_much_of_the_file(tmp_path: Path) -> None:
+    """Each read of a follower's catching up names the whole rest of the log; that must not be read every time."""
+    read_bytes = 0
+
+    class CountingFiles(LocalFiles):
+        def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
+            nonlocal read_bytes
+            read_bytes += length
+            return super().read_at(descriptor, length, offset)
+
+    settings = JournalSettings(segment_bytes=1 << 20, reserve_bytes=0, cache_bytes_max=0)
+    journal = FileJournal.open(tmp_path / "journal", files=CountingFiles(), settings=settings)
+    journal.append([entry(index, size=10) for index in range(1, 20_001)])
+    journal.sync()
+    read_bytes = 0
+    assert len(journal.entries(1, 20_000, 1000)) == 100
+    assert read_bytes < 20_000
+    journal.close()
+
+
+def test_the_end_of_what_is_not_zero_is_found_across_pieces() -> None:
+    for position in (0, 1, 65535, 65536, 65537, 131071, 199_999):
+        data = bytearray(200_000)
+        data[position] = 1
+        for offset in (0, 1, 500, 65536, 70_000, 199_999, 200_000):
+            assert end_of_content(bytes(data), offset) == max(offset, position + 1)
+    assert end_of_content(bytes(1000), 7) == 7
+
+
+def test_a_state_behind_an_older_term_is_damage(tmp_path: Path) -> None:
+    """A frame that is whole but contradicts those before it was not written by this program."""
+    journal = opened(tmp_path)
+    journal.set_term_vote(5, "n1")
+    journal._term = 0
+    journal._vote = b""
+    journal.set_term_vote(4, "n2")
+    journal.sync()
+    with pytest.raises(JournalDamaged, match="makes no sense"):
+        reopened(journal, tmp_path)
+
+
+def test_an_entry_out_of_place_is_damage(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.append([entry(1)])
+    journal._append_entry(entry(3))
+    journal.sync()
+    with pytest.raises(JournalDamaged, match="entry 3 stands where 2 belongs"):
+        reopened(journal, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda head: head[:100], "shorter than a segment head"),
+        (lambda head: b"\0" * 512, "checksum of the segment head"),
+        (lambda head: _with_checksum(b"X" + head[5:]), "not a journal segment"),
+        (lambda head: _with_checksum(head[4:12] + b"\x09" + head[13:]), "format version 9"),
+    ],
+)
+def test_a_head_that_is_not_ours_is_damage(
+    tmp_path: Path, spoil: Callable[[bytes], bytes], text: str
+) -> None:
+    opened(tmp_path).close()
+    (segment,) = (tmp_path / "journal").glob("*.seg")
+    content = segment.read_bytes()
+    head = spoil(content[:512])
+    segment.write_bytes(head + content[512:] if len(head) == 512 else head)
+    with pytest.raises(JournalDamaged, match=text):
+        opened(tmp_path)
+
+
+def _with_checksum(body: bytes) -> bytes:
+    return crc32(body).to_bytes(4, "little") + body
+
+
+def test_a_name_too_long_to_vote_for_is_refused(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.set_term_vote(1, "n" * 400)
+    with pytest.raises(ValueError, match="at most 400 bytes"):
+        journal.set_term_vote(2, "n" * 401)
+    with pytest.raises(ValueError, match="longer than 400"):
+        encode_head(SegmentHead(1, 0, 0, 0, b"n" * 401, 0, 0))
+    journal.append([entry(index, size=500) for index in range(1, 30)])  # the heads hold it as well
+    journal.sync()
+    journal = reopened(journal, tmp_path)
+    assert journal.voted_for == "n" * 400
+    journal.close()
+
+
+def test_a_reset_cannot_go_back_below_the_base(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.reset(100, 1)
+    with pytest.raises(ValueError, match="cannot go back to 99"):
+        journal.reset(99, 1)
+    journal.close()
+
+
+def test_an_empty_append_and_a_sync_of_nothing_do_nothing(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.append([])
+    journal.sync()
+    assert journal.stats().buffered_bytes == 0
+    journal.close()
