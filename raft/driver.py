@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 from raft.core import (
@@ -525,7 +526,7 @@ class Raft:
             raise self._no_space()
         index = self._core.propose_config(config)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append((index, self._loop.time(), [future]))
+        self._waiting.append((index, perf_counter(), [future]))
         self._schedule_pump()
         await future
         return index
@@ -752,7 +753,7 @@ class Raft:
             sum([len(command) + _COMMAND_OVERHEAD_BYTES for command, _ in queue]) if queue else 0
         )
         # Whoever waits is noted before the core acts: whatever goes wrong there, each gets an answer.
-        now, first = self._loop.time(), core.log.last_index + 1
+        now, first = perf_counter(), core.log.last_index + 1
         self._waiting.extend([(index, now, futures) for index, futures in enumerate(waiters, first)])
         core.propose(payloads)
 
@@ -778,7 +779,7 @@ class Raft:
     def _start_sync(self) -> None:
         seq, self._unsynced_seq = self._unsynced_seq, 0
         self._syncing = True
-        started = self._loop.time()
+        started = perf_counter()
 
         def done(_: None, error: BaseException | None) -> None:
             self._syncing = False
@@ -787,11 +788,10 @@ class Raft:
                 return
             if self._failure is not None or self._closed:
                 return
-            now = self._loop.time()
             counters = self._counters
             counters.syncs += 1
-            counters.sync_latency_s += (now - started - counters.sync_latency_s) * 0.1
-            self._core.synced(now, seq)
+            counters.sync_latency_s += (perf_counter() - started - counters.sync_latency_s) * 0.1
+            self._core.synced(self._loop.time(), seq)
             # Not through the loop's queue: a lone command is waiting for exactly this.
             self._pump()
 
@@ -818,10 +818,12 @@ class Raft:
 
     def _apply(self, target: int) -> None:
         """Apply committed entries for at most a slice of time; the rest after the loop had its turn."""
-        core, machine, settings, loop = self._core, self._machine, self._settings, self._loop
+        core, machine, settings = self._core, self._machine, self._settings
         applied = self._applied_index
         counters = self._counters
-        until = loop.time() + settings.apply_slice_s
+        until = (
+            perf_counter() + settings.apply_slice_s
+        )  # a loop's own clock may stand still during a callback
         waiting = self._waiting
         while applied < target:
             entries = core.log.slice(applied + 1, target, settings.apply_bytes_max, 256)
@@ -836,7 +838,7 @@ class Raft:
                 self._snapshot_log_bytes += len(entry.payload)
                 if waiting and waiting[0][0] == index:
                     _, since, futures = waiting.popleft()
-                    counters.commit_latency_s += (loop.time() - since - counters.commit_latency_s) * 0.1
+                    counters.commit_latency_s += (perf_counter() - since - counters.commit_latency_s) * 0.1
                     if entry.kind != KIND_COMMANDS:
                         results = (index,)
                     for future, result in zip(futures, results, strict=True):
@@ -844,7 +846,7 @@ class Raft:
                             future.set_result(result)
             counters.entries_applied += len(entries)
             self._snapshot_log_entries += len(entries)
-            if loop.time() >= until:
+            if perf_counter() >= until:
                 break
         core.applied(applied)
         if self._ready_reads:

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 import struct
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -133,7 +133,8 @@ _hello_decoder = msgspec.msgpack.Decoder(_Hello)
 class TcpTransport:
     """Frames with a length of four bytes over TCP, optionally TLS.
 
-    Each node connects to every other one and sends on its own connection only, so a pair has two. Without
+    Each node connects to every member it knows and sends on that connection; to one that it does not know (a new
+    learner does not know its leader) on the one that came in. Without
     `tls` (a context per side that verifies the other) whoever reaches the port may speak: for tests and
     closed networks only.
     """
@@ -170,6 +171,8 @@ class TcpTransport:
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._out: dict[str, asyncio.Transport] = {}
         self._in: set[_FrameProtocol] = set()
+        self._answering: dict[str, asyncio.Transport] = {}
+        """Newest incoming connection of each peer."""
 
     async def listen(self) -> str:
         """Bind the port, before the members' addresses are known. Returns host:port."""
@@ -205,7 +208,7 @@ class TcpTransport:
                 )
 
     def send(self, to: str, frame: bytes) -> None:
-        link = self._out.get(to)
+        link = self._out.get(to) or self._answering.get(to)
         if link is None or link.get_write_buffer_size() > self._buffer_bytes_max:
             self.frames_dropped += 1
             return
@@ -274,8 +277,13 @@ class TcpTransport:
     def opened_in(self, protocol: _FrameProtocol) -> None:
         self._in.add(protocol)
 
-    def closed_in(self, protocol: _FrameProtocol) -> None:
+    def greeted(self, peer: str, link: asyncio.Transport) -> None:
+        self._answering[peer] = link
+
+    def closed_in(self, protocol: _FrameProtocol, peer: str | None, link: asyncio.Transport | None) -> None:
         self._in.discard(protocol)
+        if peer is not None and self._answering.get(peer) is link:
+            del self._answering[peer]
 
     def received(self, peer: str, frame: bytes) -> None:
         if self._on_frame is not None:
@@ -294,14 +302,14 @@ class _FrameProtocol(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._link = transport
-        transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+        link = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._link = link
+        link.set_write_buffer_limits(high=64 * 1024 * 1024)
         if self._outgoing:
             hello = self._owner.hello()
-            transport.write(_LENGTH.pack(len(hello)) + hello)
+            link.write(_LENGTH.pack(len(hello)) + hello)
             assert self._peer is not None
-            self._owner.opened_out(self._peer, transport)
+            self._owner.opened_out(self._peer, link)
         else:
             self._owner.opened_in(self)
 
@@ -312,7 +320,7 @@ class _FrameProtocol(asyncio.Protocol):
         size = len(buffer)
         while size - start >= 4:
             (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > self._owner.frame_bytes_max or self._outgoing:
+            if length > self._owner.frame_bytes_max:
                 self._owner.frames_refused += 1
                 self.abort()
                 return
@@ -337,6 +345,8 @@ class _FrameProtocol(asyncio.Protocol):
             self.abort()
             return False
         self._peer = hello.node_id
+        assert self._link is not None
+        self._owner.greeted(hello.node_id, self._link)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -346,7 +356,7 @@ class _FrameProtocol(asyncio.Protocol):
             assert self._peer is not None
             self._owner.closed_out(self._peer, self._link)
         else:
-            self._owner.closed_in(self)
+            self._owner.closed_in(self, self._peer, self._link)
 
     def abort(self) -> None:
         if self._link is not None:
