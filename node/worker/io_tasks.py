@@ -52,6 +52,7 @@ class IoTasks:
         flush: Callable[[], None],
         stuck: Callable[[int], None],
         stop_grace_s: float,
+        new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     ) -> None:
         self._words = words
         self._run_segment = run_segment
@@ -59,6 +60,7 @@ class IoTasks:
         self._flush = flush
         self._stuck = stuck
         self._stop_grace_s = stop_grace_s
+        self._new_event_loop = new_event_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[int, _IoTask] = {}
         self._flush_is_scheduled = False
@@ -66,7 +68,7 @@ class IoTasks:
     def start(self, attempts: list[RunningAttempt]) -> None:
         """Begin these; from any thread."""
         if self._loop is None:
-            self._loop = uvloop.new_event_loop()
+            self._loop = self._new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="io", daemon=True).start()
         self._loop.call_soon_threadsafe(self._start, attempts)
 

@@ -86,14 +86,10 @@ async def test_sigkill_from_outside_reports_the_running_task_first_and_io_tasks_
 
 async def test_a_task_whose_runners_die_again_and_again_before_it_starts_is_given_up():
     async with running_pool() as under_test:
-        for _ in range(10):
-            frames = [under_test.frame("end_process", data={"how": "exit"}) for _ in range(4)]
-            under_test.pool.submit(frames)
-            await under_test.until(lambda: under_test.pool.outstanding == 0)
-            losses = [outcome.lost for outcome in under_test.outcomes.values()]
-            assert [lost.started for lost in losses if lost is not None].count(False) >= 1
-            break
-        assert under_test.pool.stats().finished == 4
+        under_test.pool.submit([under_test.frame("end_process", data={"how": "exit"}) for _ in range(4)])
+        await under_test.until(lambda: under_test.pool.outstanding == 0)
+        losses = [outcome.lost for outcome in under_test.outcomes.values()]
+        assert [lost.started for lost in losses if lost is not None] == [True, True, True, False]
 
 
 async def test_results_that_a_runner_sent_before_it_died_are_kept():
@@ -247,9 +243,24 @@ async def test_cancel_reaches_tasks_wherever_they_wait(tmp_path: Path):
             assert error is not None
             assert error.code == "cancelled"
         assert first not in under_test.outcomes
+        assert under_test.pool.stats().backlog == 0
         blocker.touch()
         assert (await under_test.result(first)).error is None
+        await still_works(under_test)
         assert under_test.pool.stats().runners_lost == 0
+        assert under_test.pool.stats().finished == 12
+
+
+async def test_cancel_reaches_a_task_that_waits_for_its_plan():
+    async with running_pool() as under_test:
+        key = under_test.submit("plus_one", data={"number": 1})
+        assert under_test.pool.stats().waiting_for_plan == 1
+        under_test.pool.cancel(*key)
+        assert under_test.pool.stats().waiting_for_plan == 0
+        error = (await under_test.result(key)).error
+        assert error is not None
+        assert error.code == "cancelled"
+        await still_works(under_test)
 
 
 async def test_cancel_at_the_moment_of_submit_has_one_outcome_each():
