@@ -467,7 +467,7 @@ class Transition:
             self._advance_loop(x, program, parent, attempt, loop)
         elif loop.running == 0:
             self._drop_loop(x, attempt, loop)
-            self._fail_for_good(x, program, parent, attempt, loop.broken, None)
+            self._fail_for_good(x, program, parent, attempt, loop.broken, None, is_loop=True)
 
     def _break_loop(
         self, x: Execution, program: Program, scope: Scope, attempt: Attempt, loop: Loop, error: StepError
@@ -589,6 +589,8 @@ class Transition:
         attempt: Attempt,
         error: StepError,
         result: SegmentResult | None,
+        *,
+        is_loop: bool = False,
     ) -> None:
         if result is not None:
             self._record_end(x, scope, attempt, result, Kind.FAILED)
@@ -598,7 +600,8 @@ class Transition:
             )
         self._drop_resume(x, attempt)
         plan = program.segments[attempt.segment]
-        if plan.error_edges and error.node in (None, self._last_step(program, attempt.segment)):
+        blamed = self._last_step(program, attempt.segment)  # the only step of the segment that has error edges
+        if plan.error_edges and (is_loop or error.node in (None, blamed)):
             self._handle_failure(x, program, scope, attempt, error, plan)
             return
         self._close(program, scope, attempt.segment, Phase.FAILED)

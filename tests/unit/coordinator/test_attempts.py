@@ -273,7 +273,7 @@ def test_a_signal_resumes_the_step_that_waits_for_it():
     m.do(c.Signal("x", "other", b"\x01"))
     assert open_attempts(x) == [(0, (), Stage.SIGNAL)]
     m.do(c.Signal("x", "go", b"\x02"))
-    assert m.attempt(x, 0).resume == b"\x02"
+    assert m.attempt(x, 0).resume == b"\x81\xa7payload" + b"\x02"
 
 
 def test_signals_that_come_early_are_kept_in_order_and_a_repeated_key_counts_once():
@@ -286,10 +286,10 @@ def test_signals_that_come_early_are_kept_in_order_and_a_repeated_key_counts_onc
         c.Signal("x", "go", b"\x02", "k2"),
     )
     m.report(x, 0, waits(plan, 0, "signal", name="go"))
-    assert m.attempt(x, 0).resume == b"\x01"
+    assert m.attempt(x, 0).resume == b"\x81\xa7payload" + b"\x01"
     m.report(x, 0, done(plan, 0))
     m.report(x, 1, waits(plan, 1, "signal", name="go"))
-    assert m.attempt(x, 1).resume == b"\x02"
+    assert m.attempt(x, 1).resume == b"\x81\xa7payload" + b"\x02"
 
 
 def test_a_signal_with_a_time_limit_resumes_with_null_when_it_runs_out():

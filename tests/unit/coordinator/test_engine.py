@@ -331,7 +331,7 @@ async def test_a_signal_ends_its_wait(tmp_path):
         assert steps[0].waits_for == "signal go"
         await rig.engine.signal(view.id, "go", codec.encode(42))
         final = await rig.engine.get(view.id, wait_s=5)
-        assert final.final_output == codec.encode(42)
+        assert codec.decode(final.final_output) == {"payload": 42}
         with pytest.raises(Conflict):
             await rig.engine.signal(view.id, "go", b"\x01")
         with pytest.raises(NotFound):
@@ -353,7 +353,7 @@ async def test_loops_run_through_the_engine(tmp_path):
     async with running(tmp_path, {"plan": plan}, behave=behave) as rig:
         view = await rig.run()
         assert view.status == "completed", view.error
-        assert codec.decode(view.node_results["s0"]) == [n * 2 for n in range(500)]
+        assert codec.decode(view.node_results["s0"]) == [None, [n * 2 for n in range(500)], 0.0, None]
         assert len(rig.workers.seen) == 503, "the loop twice, its items, what follows"
 
 
