@@ -34,7 +34,7 @@ def load_user_types(modules: Sequence[str]) -> Mapping[str, StepType]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does; the console script has its own directory there
     try:
-        return load_step_types(modules, builtin=LEVEL1)
+        return load_step_types(modules)
     except StepTypesInvalid as error:
         raise exits.Stop(str(error), exits.USAGE) from None
 

@@ -61,7 +61,6 @@ def err_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
-
 def print_json(document: Any) -> None:
     """One JSON document, indented on a terminal, on one line elsewhere."""
     indent = 2 if sys.stdout.isatty() else None

@@ -44,7 +44,8 @@ def check_payload(raw: bytes | str, user_types: Mapping[str, StepType] | None = 
         compile_plan(definition)
     except LoadError as error:
         problems += _problems(error)
-    problems += _unknown_types(definition, registry)
+    if definition.level == 1:  # level 2 refuses them at load
+        problems += _unknown_types(definition, registry)
     problems = problems[:problems_max]
     steps_total = len(definition.steps)
     if problems:

@@ -43,6 +43,7 @@ from node.worker.user_steps import StepTypesInvalid, load_step_types
 from raft.driver import Raft
 from raft.errors import RaftError
 from raft.files import DirectoryLock
+from workflow.level2.types import LEVEL2
 from workflow.steps.base import StepType
 from workflow.steps.registry import LEVEL1
 
@@ -69,6 +70,7 @@ class Peer:
         self._api: Api | None = None
         self._serving: asyncio.Task[None] | None = None
         self._stage = "starting"
+        self._faulted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.address: tuple[str, int] = ("", 0)
 
     # ---- life -------------------------------------------------------------------------------------------------
@@ -88,10 +90,11 @@ class Peer:
         settings = self._settings
         directory = settings.data_dir
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_exception)
         self._lock = DirectoryLock(directory)
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # --load finds modules beside the user, as `python -m` does
-        self._user_types = load_step_types(settings.worker.load, builtin=LEVEL1)
+        self._user_types = load_step_types(settings.worker.load)
         self._coordinator = coordinator = Coordinator(
             directory,
             compile_payload=language_compiler({**LEVEL1, **self._user_types}, settings.worker.language),
@@ -152,20 +155,39 @@ class Peer:
         """Raises PeerFailed when a part of the node has ended by itself; never returns."""
         assert self._raft is not None
         assert self._serving is not None
-        stopped = asyncio.create_task(self._raft.wait_stopped(), name="log")
+        log_stopped = asyncio.create_task(self._raft.wait_stopped(), name="log")
+        parts: dict[asyncio.Future[None], str] = {
+            log_stopped: "log",
+            self._serving: "coordinator",
+            self._faulted: "event loop",
+        }
         try:
-            done, _ = await asyncio.wait({stopped, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopped.cancel()
+            log_stopped.cancel()
         for part in done:
             error = part.exception() if not part.cancelled() else None
             log.error(
                 "a part of the node has ended",
                 exc_info=error,
-                extra={"event": "node.part_ended", "part": part.get_name()},
+                extra={"event": "node.part_ended", "part": parts[part]},
             )
             reason = f"{type(error).__name__}: {error}" if error is not None else "it returned"
-            raise PeerFailed(f"the node stops: its {part.get_name()} has ended ({reason})") from error
+            raise PeerFailed(f"the node stops: its {parts[part]} has failed ({reason})") from error
+
+    def _on_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception in a callback is a fault in a core: its state is not to be trusted, so the node ends.
+
+        What concerns one connection (a protocol) or a task that nobody waits for is logged, and the node goes on.
+        """
+        error = context.get("exception")
+        log.error(
+            context.get("message", "unhandled exception in the event loop"),
+            exc_info=error,
+            extra={"event": "node.loop_fault"},
+        )
+        if "handle" in context and error is not None and not self._faulted.done():
+            self._faulted.set_exception(error)
 
     async def stop(self) -> None:
         """Everything down, in the order of the module's docstring, within `stop_timeout_s`."""
@@ -248,15 +270,15 @@ class Peer:
         return ""
 
     def _step_types(self) -> list[dict[str, Any]]:
-        builtin = [
-            {"name": kind.name, "effect": kind.effect, "fields": [_field(field) for field in kind.fields]}
-            for kind in LEVEL1.values()
-        ]
-        own = [
-            {"name": kind.name, "effect": kind.effect, "fields": [], "user": True}
-            for kind in self._user_types.values()
-        ]
-        return sorted(builtin + own, key=lambda kind: str(kind["name"]))
+        tables = ((1, LEVEL1), (2, LEVEL2))
+        found: dict[str, dict[str, Any]] = {}
+        for level, table in tables:
+            for kind in table.values():
+                entry = found.setdefault(kind.name, {"name": kind.name, "effect": kind.effect, "levels": []})
+                entry["levels"].append(level)
+        for kind in self._user_types.values():
+            found[kind.name] = {"name": kind.name, "effect": kind.effect, "levels": [1, 2], "user": True}
+        return [found[name] for name in sorted(found)]
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
@@ -292,10 +314,6 @@ class Peer:
                 "runners_lost": pool.runners_lost,
             }
         return facts
-
-
-def _field(field: Any) -> dict[str, Any]:
-    return {"name": field.name, "kind": field.kind, "required": field.required}
 
 
 def _settle_memory() -> None:

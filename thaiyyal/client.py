@@ -15,6 +15,7 @@ What it takes care of:
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 import secrets
@@ -467,8 +468,9 @@ class Client:
         )
         headers = {"Content-Type": "application/json"} if data is not None else {}
         try:
+            stream = None if data is None else io.BytesIO(data)  # a big body goes out in pieces
             async with self._open().request(
-                method, address + path, params=query, data=data, headers=headers, timeout=timeout
+                method, address + path, params=query, data=stream, headers=headers, timeout=timeout
             ) as response:
                 content = await _content(response)
                 if response.status < 400:

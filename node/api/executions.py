@@ -7,6 +7,7 @@ call of the engine (batching.py), and the answer is spliced from finished pieces
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final, get_args
 
@@ -40,6 +41,7 @@ list_limit_max: Final = 500
 history_limit_max: Final = 10_000
 idempotency_key_chars_max: Final = 200
 
+_HEADER_KEY: Final = re.compile(f"[!-~]{{1,{idempotency_key_chars_max}}}", re.ASCII)
 _START: Final = BodyReader(StartBody)
 _BATCH: Final = BodyReader(BatchBody)
 _CANCEL: Final = BodyReader(CancelBody)
@@ -163,15 +165,16 @@ class ExecutionRoutes:
     async def _stream(self, execution_id: str, after: int, stopping: asyncio.Event) -> AsyncIterator[bytes]:
         source = aiter(self._engine.events(execution_id, after=after))
         following: asyncio.Future[ExecutionEvent] | None = None
-        node_stops = asyncio.ensure_future(stopping.wait())
+        node_stops: asyncio.Future[Any] = asyncio.ensure_future(stopping.wait())
         self._counters.streams += 1
         try:
             yield b"retry: 1000\n\n"
             while not node_stops.done():
                 if following is None:
                     following = asyncio.ensure_future(anext(source))
+                waits: set[asyncio.Future[Any]] = {following, node_stops}
                 await asyncio.wait(
-                    {following, node_stops},
+                    waits,
                     timeout=self._settings.heartbeat_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -190,10 +193,10 @@ class ExecutionRoutes:
                 yield b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.type.encode(), data)
         finally:
             self._counters.streams -= 1
-            waits = [wait for wait in (following, node_stops) if wait is not None]
-            for wait in waits:
-                wait.cancel()
-            await asyncio.wait(waits)
+            node_stops.cancel()
+            if following is not None:
+                following.cancel()
+                await asyncio.wait({following})
             if hasattr(source, "aclose"):
                 await source.aclose()
 
@@ -264,8 +267,10 @@ def _idempotency_key(call: Call, in_body: str | None) -> str | None:
     in_header = call.request.headers.get("Idempotency-Key")
     if in_header is None:
         return in_body
-    if not 0 < len(in_header) <= idempotency_key_chars_max:
-        raise _invalid("Idempotency-Key", f"must have 1 to {idempotency_key_chars_max} characters")
+    if not _HEADER_KEY.fullmatch(in_header):
+        raise _invalid(
+            "Idempotency-Key", f"must be 1 to {idempotency_key_chars_max} visible ASCII characters"
+        )
     if in_body is not None and in_body != in_header:
         raise _invalid("idempotency_key", "differs from the header Idempotency-Key; send one of them")
     return in_header

@@ -523,6 +523,7 @@ def _body_schemas() -> dict[str, Json]:
                 properties[field] = {"type": "object", "description": _RAW_FIELDS[field]}
         if name in ("StartBody", "BatchItem"):
             schema["oneOf"] = [{"required": ["workflow"]}, {"required": ["workflow_id"]}]
+            schema["dependentRequired"] = {"version": ["workflow_id"]}
     return dict(schemas)
 
 

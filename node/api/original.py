@@ -133,9 +133,12 @@ class OriginalRoutes:
         if not data:
             return _short_failure(400, "Failed to save workflow: workflow data is required")
         workflow_id = new_workflow_id()
-        payload = data if self._check(data).valid else _wrapped(data)
+        is_workflow = data.lstrip()[:1] == b"{" and self._check(data).valid
         await self._engine.register_workflow(
-            workflow_id=workflow_id, payload=payload, name=fields.name, description=fields.description
+            workflow_id=workflow_id,
+            payload=data if is_workflow else _wrapped(data),
+            name=fields.name,
+            description=fields.description,
         )
         return _json(
             {"success": True, "id": workflow_id, "message": "Workflow saved successfully"}, status=201
@@ -236,7 +239,10 @@ class _SaveBody(msgspec.Struct):
 
 
 class _Saved:
-    """A registered workflow as the original's routes show it: `data` is what was saved, byte for byte."""
+    """A registered workflow as the original's routes show it: `data` is what was saved.
+
+    A workflow may come back with other white space; anything else comes back byte for byte.
+    """
 
     def __init__(self, view: WorkflowView) -> None:
         self.view = view

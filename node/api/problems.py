@@ -118,6 +118,17 @@ class ProblemReply(NamedTuple):
 
 def problem_reply(error: ThaiyyalError, request_id: str) -> ProblemReply:
     """The answer to a request that failed with `error`."""
+    document, headers = _document(error)
+    document["request_id"] = request_id
+    return ProblemReply(document["status"], msgspec_json.encode(document) + b"\n", headers)
+
+
+def problem_object(error: ThaiyyalError) -> dict[str, Any]:
+    """The same facts as an entry of a batch's answer."""
+    return _document(error)[0]
+
+
+def _document(error: ThaiyyalError) -> tuple[dict[str, Any], Mapping[str, str]]:
     code, status, problems, headers = _facts(error)
     kind = CATALOGUE.get(code) or CATALOGUE["request_invalid" if status < 500 else "internal"]
     document: dict[str, Any] = {
@@ -125,7 +136,7 @@ def problem_reply(error: ThaiyyalError, request_id: str) -> ProblemReply:
         "title": kind.title,
         "status": status,
         "code": code,
-        "detail": error.message,
+        "detail": _text(error.message),
         "what_to_do": getattr(error, "what_to_do", "") or kind.what_to_do,
     }
     if isinstance(error, Overloaded):
@@ -135,30 +146,14 @@ def problem_reply(error: ThaiyyalError, request_id: str) -> ProblemReply:
         document["leader_id"] = error.leader_id
     if problems:
         document["problems"] = [
-            {"path": p.path, "message": p.message, "code": p.code or code} for p in problems
+            {"path": _text(p.path), "message": _text(p.message), "code": p.code or code} for p in problems
         ]
-    document["request_id"] = request_id
-    return ProblemReply(status, msgspec_json.encode(document) + b"\n", headers)
+    return document, headers
 
 
-def problem_object(error: ThaiyyalError) -> dict[str, Any]:
-    """The same facts as an entry of a batch's answer."""
-    code, status, problems, _ = _facts(error)
-    kind = CATALOGUE.get(code) or CATALOGUE["request_invalid" if status < 500 else "internal"]
-    entry: dict[str, Any] = {
-        "type": f"urn:thaiyyal-node:problem:{code}",
-        "title": kind.title,
-        "status": status,
-        "code": code,
-        "detail": error.message,
-        "what_to_do": getattr(error, "what_to_do", "") or kind.what_to_do,
-    }
-    if isinstance(error, Overloaded):
-        entry["limit"] = error.limit
-        entry["retry_after_s"] = error.retry_after_s
-    if problems:
-        entry["problems"] = [{"path": p.path, "message": p.message, "code": p.code or code} for p in problems]
-    return entry
+def _text(text: str) -> str:
+    """Without what UTF-8 cannot write: headers may hold any bytes, and errors quote them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _facts(error: ThaiyyalError) -> tuple[str, int, tuple[Problem, ...], Mapping[str, str]]:

@@ -157,4 +157,21 @@ class StreamReply:
         """Nothing is left to write."""
 
 
-AnyReply = Reply | StreamReply
+class GoneReply:
+    """To a client that has left before its request was read: nothing can be written."""
+
+    __slots__ = ("keep_alive", "status")
+
+    def __init__(self) -> None:
+        self.status = 499
+        self.keep_alive = False
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Tell aiohttp's connection handler, which then closes without a word."""
+        raise ConnectionResetError("the client has gone")
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""
+
+
+AnyReply = Reply | StreamReply | GoneReply

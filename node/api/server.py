@@ -23,7 +23,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from node.api.counters import RequestCounters
 from node.api.problems import PROBLEM_TYPE, ApiError, problem_reply
-from node.api.replies import AnyReply, Reply, header_lines
+from node.api.replies import AnyReply, GoneReply, Reply, header_lines
 from node.api.router import Route, Router
 from node.errors import Overloaded, Problem, ThaiyyalError
 
@@ -223,7 +223,7 @@ class ApiServer:
         except asyncio.CancelledError:
             raise
         except ConnectionError:
-            raise  # the client has gone: aiohttp closes
+            reply = GoneReply()
         except Exception:
             log.exception(
                 "a request failed by a fault of ours",

@@ -104,6 +104,33 @@ async def test_two_different_idempotency_keys_in_one_request_are_refused(served:
     assert (status, problem["problems"][0]["path"]) == (400, "idempotency_key")
 
 
+@pytest.mark.parametrize("key", ["", "with space", "x" * 201, "é", "\x80"])
+async def test_a_key_in_the_header_is_visible_ascii(served: Served, key: str) -> None:
+    port = int(served.address.rsplit(":", 1)[1])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST /v1/executions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nIdempotency-Key: {key}\r\n"
+    body = json.dumps({"workflow": NUMBER}).encode()
+    writer.write(head.encode("latin-1") + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert not served.engine.requests
+
+
+async def test_a_header_that_is_no_utf_8_is_quoted_in_the_problem(served: Served) -> None:
+    port = int(served.address.rsplit(":", 1)[1])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST /v1/executions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: \xff\xfe\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 415 "), answer
+
+
 async def test_non_finite_numbers_are_written_as_objects(served: Served) -> None:
     workflow = {"nodes": [{"id": "a", "type": "number", "data": {"value": {"$float": "-Infinity"}}}]}
     _, execution = await post(served, "/v1/executions", {"workflow": workflow, "wait_s": 1})

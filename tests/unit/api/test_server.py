@@ -133,6 +133,21 @@ async def test_a_body_that_comes_too_slowly_is_a_408(tmp_path: Path) -> None:
     assert b"request_timeout" in answer
 
 
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = int(served.address.rsplit(":", 1)[1])
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/executions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+    while not served.api.server.connections:
+        await asyncio.sleep(0.001)
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        while not served.api.counters.by_route.get(("/v1/executions", 499)):
+            await asyncio.sleep(0.001)
+    assert not caplog.records
+
+
 async def test_a_head_that_comes_too_slowly_ends_the_connection(tmp_path: Path) -> None:
     async with serve(tmp_path, ApiSettings(port=0, idle_timeout_s=0.05)) as served:
         assert await raw(served, b"GET /healthz HT") == b""
