@@ -13,27 +13,22 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
-from msgspec import Struct
 
-from gossip.awareness import Awareness, failed_probe_delta
 from gossip.broadcast import BroadcastQueue
 from gossip.effects import (
     Answer,
     Ask,
     AskFailed,
     CallSeeds,
-    Conflict,
     Effect,
     Established,
     Event,
     MemberEvent,
     Send,
-    StreamOnly,
     TableHeard,
 )
 from gossip.errors import MetaTooLarge
@@ -62,10 +57,12 @@ from gossip.messages import (
     Update,
     size_of,
 )
-from gossip.order import ProbeOrder
+from gossip.probing import Prober
+from gossip.rival import RivalCheck
 from gossip.seal import OVERHEAD_BYTES
 from gossip.settings import Settings
 from gossip.spread import exchange_interval_s, rejoin_chance, retransmit_limit
+from gossip.stats import Counters, Stats
 from gossip.suspicion import Suspicion, confirmations_wanted, suspicion_min_s
 from gossip.table import (
     EMPTY,
@@ -81,75 +78,6 @@ from gossip.table import (
 
 UNKNOWN, ALIVE, SUSPECT, DEAD, LEFT = State
 NEVER = math.inf
-_SEQ_MASK = 0xFFFFFFFF
-
-
-class Counters(Struct):
-    """Totals since the start."""
-
-    probes: int = 0
-    probes_failed: int = 0
-    accusations: int = 0  # own failed probes that made or confirmed a suspicion
-    refutations: int = 0
-    buried: int = 0  # own suspicions that ran out
-    stream_only: int = 0
-    exchanges: int = 0
-    exchanges_full: int = 0
-    exchanges_failed: int = 0
-    exchanges_refused: int = 0  # exchanges_max
-    relays_refused: int = 0  # relays_max
-    members_refused: int = 0  # members_max
-    misaddressed: int = 0  # pings for somebody else: a node id moved
-    stalls: int = 0
-
-
-class Stats(Struct, frozen=True):
-    """Fill levels and totals at one moment."""
-
-    live: int
-    suspect: int
-    tombstones: int
-    awareness: int
-    broadcasts: int
-    broadcasts_peak: int
-    broadcasts_dropped: int
-    relays: int
-    exchanges_open: int
-    totals: Counters
-
-
-class _Probe:
-    """The probe of the current period."""
-
-    __slots__ = ("acked", "asked", "ends_at", "nacks", "nacks_wanted", "seq", "target")
-
-    def __init__(self, *, target: NodeId, seq: int, ends_at: float) -> None:
-        self.target = target
-        self.seq = seq
-        self.ends_at = ends_at
-        self.acked = False
-        self.asked = False  # the indirect probes are out
-        self.nacks = 0
-        self.nacks_wanted = 0
-
-
-class _Relay(Struct, frozen=True, gc=False):
-    asker: Address
-    asker_seq: int
-    target: NodeId
-
-
-class _Rival:
-    """A claim of our id by another process, being checked."""
-
-    __slots__ = ("address", "incarnation", "next_ping_at", "pings_left", "seq")
-
-    def __init__(self, *, address: Address, incarnation: int, seq: int, now: float) -> None:
-        self.address = address
-        self.incarnation = incarnation
-        self.seq = seq
-        self.next_ping_at = now
-        self.pings_left = 4
 
 
 class Membership:
@@ -160,8 +88,6 @@ class Membership:
     """
 
     __slots__ = (
-        "_awareness",
-        "_conflict_told_at",
         "_counters",
         "_event_order",
         "_exchange_at",
@@ -169,18 +95,12 @@ class Membership:
         "_gossip_at",
         "_instance",
         "_leaving",
-        "_order",
-        "_probe",
-        "_probe_at",
+        "_prober",
         "_queue",
         "_reap_at",
-        "_refused",
         "_rejoin_at",
-        "_relay_deadlines",
-        "_relays",
         "_rival",
         "_rng",
-        "_seq",
         "_settings",
         "_suspicion_heap",
         "_suspicions",
@@ -211,24 +131,25 @@ class Membership:
         self._table = MemberTable(base)
         if self._table.get(node_id) is None:
             self._table.put(Member(node_id, ALIVE, 0, address, meta, instance, 0))
-        self._order = ProbeOrder(self._table, rng)
         self._queue = BroadcastQueue(settings.broadcasts_max)
-        self._awareness = Awareness(settings.awareness_max)
         self._counters = Counters()
-        self._seq = rng.getrandbits(32)
+        self._prober = Prober(
+            node_id=node_id,
+            instance=instance,
+            table=self._table,
+            settings=settings,
+            rng=rng,
+            counters=self._counters,
+            send=self._send,
+        )
+        self._rival = RivalCheck(node_id=node_id, instance=instance, period_s=settings.probe_period_s)
         self._event_order = 0
         self._leaving = False
-        self._refused = False  # another process has our id, and it was there first
-        self._probe: _Probe | None = None
         self._suspicions: dict[NodeId, Suspicion] = {}
         self._suspicion_heap: list[tuple[float, NodeId]] = []  # may hold outdated entries
-        self._relays: dict[int, _Relay] = {}
-        self._relay_deadlines: deque[tuple[float, int]] = deque()
         self._tombstones: dict[NodeId, float] = {}  # since when
         self._exchanges_open = 0
-        self._rival: _Rival | None = None
-        self._conflict_told_at = -NEVER
-        self._probe_at = self._gossip_at = self._exchange_at = self._rejoin_at = self._reap_at = NEVER
+        self._gossip_at = self._exchange_at = self._rejoin_at = self._reap_at = NEVER
 
     # What may be read.
 
@@ -251,7 +172,7 @@ class Membership:
 
     @property
     def awareness(self) -> int:
-        return self._awareness.score
+        return self._prober.awareness.score
 
     @property
     def digest(self) -> int:
@@ -266,7 +187,7 @@ class Membership:
     @property
     def probed(self) -> NodeId | None:
         """The member that this period's probe is for."""
-        return None if self._probe is None else self._probe.target
+        return self._prober.probed
 
     def get(self, node_id: NodeId) -> Member | None:
         return self._table.get(node_id)
@@ -280,11 +201,11 @@ class Membership:
             live=self._table.live_count,
             suspect=len(self._suspicions),
             tombstones=len(self._tombstones),
-            awareness=self._awareness.score,
+            awareness=self._prober.awareness.score,
             broadcasts=len(self._queue),
             broadcasts_peak=self._queue.peak,
             broadcasts_dropped=self._queue.dropped,
-            relays=len(self._relays),
+            relays=self._prober.relay_count,
             exchanges_open=self._exchanges_open,
             totals=msgspec.structs.replace(self._counters),
         )
@@ -299,13 +220,18 @@ class Membership:
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is next worth calling; None when nothing is due ever."""
-        first = min(self._probe_at, self._gossip_at, self._exchange_at, self._rejoin_at, self._reap_at)
+        prober = self._prober
+        first = min(
+            prober.probe_at,
+            prober.relay_deadline,
+            self._gossip_at,
+            self._exchange_at,
+            self._rejoin_at,
+            self._reap_at,
+            self._rival.next_ping_at,
+        )
         if self._suspicion_heap and self._suspicion_heap[0][0] < first:
             first = self._suspicion_heap[0][0]
-        if self._relay_deadlines and self._relay_deadlines[0][0] < first:
-            first = self._relay_deadlines[0][0]
-        if self._rival is not None and self._rival.next_ping_at < first:
-            first = self._rival.next_ping_at
         return None if first == NEVER else first
 
     # Events.
@@ -324,9 +250,9 @@ class Membership:
             return effects
         if now - deadline > self._settings.stall_s:
             self._forgive_stall(now - deadline)
-        self._end_relays(now, effects)
-        if now >= self._probe_at:
-            self._advance_probe(now, effects)
+        self._prober.end_relays(now, effects)
+        if now >= self._prober.probe_at:
+            self._probe(now, effects)
         self._end_suspicions(now, effects)
         if now >= self._gossip_at:
             self._gossip(now, effects)
@@ -336,7 +262,7 @@ class Membership:
             self._call_the_lost(now, effects)
         if now >= self._reap_at:
             self._reap(now)
-        if self._rival is not None and now >= self._rival.next_ping_at:
+        if now >= self._rival.next_ping_at:
             self._press_rival(now, effects)
         return effects
 
@@ -371,7 +297,8 @@ class Membership:
         if self.established:
             self._enqueue(now, Left(self.node_id, me.incarnation))
             self._gossip_at = now
-        self._probe, self._probe_at, self._exchange_at, self._rejoin_at = None, NEVER, NEVER, NEVER
+        self._prober.stop()
+        self._exchange_at = self._rejoin_at = NEVER
         return effects
 
     def open_exchange(self) -> Compare:
@@ -382,64 +309,12 @@ class Membership:
 
     # Probes (SWIM, section 3.1; Lifeguard, section IV-A).
 
-    def _advance_probe(self, now: float, effects: list[Effect]) -> None:
-        probe = self._probe
-        if probe is not None:
-            if now < probe.ends_at:
-                self._probe_at = probe.ends_at
-                if not probe.acked and not probe.asked:
-                    self._probe_indirectly(now, probe, effects)
-                return
-            self._end_probe(now, probe, effects)
-        self._begin_probe(now, effects)
-
-    def _begin_probe(self, now: float, effects: list[Effect]) -> None:
-        period_s = self._awareness.probe_period_s(self._settings.probe_period_s)
-        target = self._order.next(self._is_live_other)
-        if target is None:
-            self._probe, self._probe_at = None, now + period_s
+    def _probe(self, now: float, effects: list[Effect]) -> None:
+        accused = self._prober.advance(now, effects)
+        if accused is None:
             return
-        row = self._table.get(target)
-        assert row is not None
-        self._counters.probes += 1
-        self._probe = _Probe(target=target, seq=self._next_seq(), ends_at=now + period_s)
-        self._probe_at = now + self._settings.probe_timeout_s
-        ping = Ping(self._probe.seq, self.node_id, self._instance, target)
-        if row.state is SUSPECT:  # the accused hears it from us at once (Lifeguard, section IV-C: buddy)
-            self._send(row.address, (ping, Suspect(ANONYMOUS, target, row.incarnation)), effects)
-        else:
-            self._send(row.address, (ping,), effects)
-
-    def _probe_indirectly(self, now: float, probe: _Probe, effects: list[Effect]) -> None:
-        probe.asked = True
-        target = self._table.get(probe.target)
-        if not is_live(target):
-            return
-        assert target is not None
-        relays = self._table.pick(
-            self._rng,
-            self._settings.indirect_probes,
-            lambda node_id: node_id != probe.target and self._is_live_other(node_id),
-        )
-        probe.nacks_wanted = len(relays)
-        for relay in relays:
-            row = self._table.get(relay)
-            assert row is not None
-            self._send(
-                row.address, (PingReq(probe.seq, self.node_id, probe.target, target.address),), effects
-            )
-        if self._settings.stream_probe:
-            request = StreamPing(probe.seq, self.node_id, self._instance, probe.target)
-            effects.append(Ask(target.address, request))
-
-    def _end_probe(self, now: float, probe: _Probe, effects: list[Effect]) -> None:
-        self._probe = None
-        row = self._table.get(probe.target)
-        if probe.acked or row is None or not is_live(row):
-            return
-        self._counters.probes_failed += 1
-        self._awareness.apply(failed_probe_delta(nacks_wanted=probe.nacks_wanted, nacks_received=probe.nacks))
-        if self._hear_suspect(now, Suspect(self.node_id, probe.target, row.incarnation), effects):
+        accusation = Suspect(self.node_id, accused.node_id, accused.incarnation)
+        if self._hear_suspect(now, accusation, effects):
             self._counters.accusations += 1
 
     def _on_ping(self, now: float, m: Ping, source: Address | None, effects: list[Effect]) -> None:
@@ -453,43 +328,14 @@ class Membership:
 
     def _on_ping_req(self, now: float, m: PingReq, source: Address | None, effects: list[Effect]) -> None:
         assert source is not None
-        if len(self._relays) >= self._settings.relays_max:
-            self._counters.relays_refused += 1
-            return
-        seq = self._next_seq()
-        self._relays[seq] = _Relay(source, m.seq, m.target)
-        self._relay_deadlines.append((now + self._settings.probe_timeout_s, seq))
-        self._send(m.address, (Ping(seq, self.node_id, self._instance, m.target),), effects)
+        self._prober.relay(now, m, source, effects)
 
     def _on_ack(self, now: float, m: Ack, source: Address | None, effects: list[Effect]) -> None:
-        probe = self._probe
-        if probe is not None and m.seq == probe.seq and m.source == probe.target:
-            self._probe_succeeded(probe)
-            return
-        relay = self._relays.get(m.seq)
-        if relay is not None and relay.target == m.source:
-            del self._relays[m.seq]
-            self._send(relay.asker, (Ack(relay.asker_seq, m.source, m.instance),), effects)
-            return
-        self._hear_rival(now, m.seq, m.source, m.instance, effects)
+        if not self._prober.on_ack(m, effects):
+            self._hear_rival(now, m.seq, m.source, m.instance, effects)
 
     def _on_nack(self, now: float, m: Nack, source: Address | None, effects: list[Effect]) -> None:
-        if self._probe is not None and m.seq == self._probe.seq:
-            self._probe.nacks += 1
-
-    def _probe_succeeded(self, probe: _Probe) -> bool:
-        if probe.acked:
-            return False
-        probe.acked = True
-        self._awareness.apply(-1)
-        self._probe_at = probe.ends_at
-        return True
-
-    def _end_relays(self, now: float, effects: list[Effect]) -> None:
-        while self._relay_deadlines and self._relay_deadlines[0][0] <= now:
-            relay = self._relays.pop(self._relay_deadlines.popleft()[1], None)
-            if relay is not None:
-                self._send(relay.asker, (Nack(relay.asker_seq, self.node_id),), effects)
+        self._prober.on_nack(m)
 
     def _on_stream_ping(
         self, now: float, m: StreamPing, source: Address | None, effects: list[Effect]
@@ -500,23 +346,15 @@ class Membership:
         effects.append(Answer(StreamAck(m.seq, self.node_id, self._instance)))
 
     def _on_stream_ack(self, now: float, m: StreamAck, source: Address | None, effects: list[Effect]) -> None:
-        probe = self._probe
-        if probe is not None and m.seq == probe.seq and m.source == probe.target:
-            row = self._table.get(probe.target)
-            if self._probe_succeeded(probe) and row is not None:
-                self._counters.stream_only += 1
-                effects.append(StreamOnly(row))
-            return
-        self._hear_rival(now, m.seq, m.source, m.instance, effects)
+        if not self._prober.on_stream_ack(m, effects):
+            self._hear_rival(now, m.seq, m.source, m.instance, effects)
 
     def _forgive_stall(self, by_s: float) -> None:
         """We did not run for `by_s` (paused, swapped, blocked). What we did not hear meanwhile says nothing
-        about others, so every judgement gets that time added, and we trust ourselves less."""
+        about others, so every judgement gets that time added. Not in the papers: a process that was paused
+        finds all its deadlines past, and would accuse and bury before it reads what waits in its socket."""
         self._counters.stalls += 1
-        self._awareness.apply(1)
-        if self._probe is not None:
-            self._probe.ends_at += by_s
-            self._probe_at += by_s
+        self._prober.forgive(by_s)
         for suspicion in self._suspicions.values():
             suspicion.delay(by_s)
         self._suspicion_heap = [(deadline + by_s, node_id) for deadline, node_id in self._suspicion_heap]
@@ -554,7 +392,7 @@ class Membership:
             self._refute(now, m.incarnation, effects)
             return False
         held = self._table.get(m.member)
-        if held is None:
+        if held is None or not held.address.host:  # nobody, or a tombstone of which no more was ever heard
             return False
         if wins(held, SUSPECT, m.incarnation):
             row = msgspec.structs.replace(held, state=SUSPECT, incarnation=m.incarnation)
@@ -653,7 +491,7 @@ class Membership:
         elif before is DEAD or before is LEFT:
             del self._tombstones[node_id]
         if held is None:
-            self._order.add(node_id)
+            self._prober.order.add(node_id)
         changes = TRANSITIONS[before, state].changes
         if held is not None and before is state:
             described_anew = (held.address, held.meta) != (row.address, row.meta)
@@ -692,7 +530,7 @@ class Membership:
             return
         if self.established:  # else it is about an earlier process of ours
             self._counters.refutations += 1
-            self._awareness.apply(1)
+            self._prober.awareness.apply(1)
         me = self.me
         self._describe_anew(
             now, min(incarnation + 1, INCARNATION_MAX), effects, meta=me.meta, address=me.address
@@ -712,46 +550,29 @@ class Membership:
             return
         if m.address == self.me.address:  # nobody else can be bound to it: an earlier life
             self._refute(now, m.incarnation, effects)
-        elif self._rival is None:
-            self._challenge(now, m.address, m.incarnation, effects)
         else:
-            self._rival.incarnation = max(self._rival.incarnation, m.incarnation)
+            self._challenge(now, m.address, m.incarnation, effects)
 
     def _challenge(self, now: float, address: Address, incarnation: int, effects: list[Effect]) -> None:
-        """Find out whether a process that lives has our id: ping it there, under our own name."""
-        self._rival = _Rival(address=address, incarnation=incarnation, seq=self._next_seq(), now=now)
-        self._press_rival(now, effects)
+        """Find out whether a process that lives has our id."""
+        seq = self._prober.next_seq()
+        self._rival.open(now, address, incarnation=incarnation, seq=seq, effects=effects)
 
     def _press_rival(self, now: float, effects: list[Effect]) -> None:
-        rival = self._rival
-        assert rival is not None
-        if rival.pings_left == 0:  # silent: the address is an old one of ours
-            self._rival = None
-            self._refute(now, rival.incarnation, effects)
+        if self._rival.press(now, effects):  # silent: the address is an old one of ours
+            self._refute(now, self._rival.incarnation, effects)
             if not self.established:
                 self._establish(now, effects)
-            return
-        rival.pings_left -= 1
-        rival.next_ping_at = now + self._settings.probe_period_s / 2
-        effects.append(Send(rival.address, (Ping(rival.seq, self.node_id, self._instance, self.node_id),)))
-        if rival.pings_left == 2:
-            request = StreamPing(rival.seq, self.node_id, self._instance, self.node_id)
-            effects.append(Ask(rival.address, request))
 
     def _hear_rival(self, now: float, seq: int, source: NodeId, instance: int, effects: list[Effect]) -> None:
-        rival = self._rival
-        if rival is None or seq != rival.seq or source != self.node_id or instance == self._instance:
-            return
-        self._rival = None
-        self._tell_conflict(now, rival.address, effects)
+        theirs = self._rival.answered(seq, source, instance)
+        if theirs is not None:
+            self._tell_conflict(now, theirs, effects)
 
     def _tell_conflict(self, now: float, theirs: Address, effects: list[Effect]) -> None:
-        """Say it, at most once a minute. Nobody raises an incarnation over it: that would never end."""
-        if now - self._conflict_told_at < 60.0:
-            return
-        self._conflict_told_at = now
-        self._refused = self._refused or not self.established
-        effects.append(Conflict(self.node_id, self.me.address, theirs, fatal=not self.established))
+        self._rival.tell(
+            now, ours=self.me.address, theirs=theirs, established=self.established, effects=effects
+        )
 
     # Dissemination (SWIM, section 4.1) and exchange.
 
@@ -878,19 +699,19 @@ class Membership:
     ) -> None:
         """A member answered: announce ourselves, unless our id is taken or that is being found out."""
         if member == self.node_id:
-            if instance != self._instance and address is not None and self._rival is None:
+            if instance != self._instance and address is not None:
                 self._challenge(now, address, self.me.incarnation, effects)
             return
-        if not self.established and self._rival is None:
+        if not self.established and not self._rival.is_open:
             self._establish(now, effects)
 
     def _establish(self, now: float, effects: list[Effect]) -> None:
-        if self._refused or self._leaving:
+        if self._rival.refused or self._leaving:
             return
         self.established = True
         effects.append(Established())
         me, settings, rng = self.me, self._settings, self._rng
-        self._probe_at = now + rng.random() * settings.probe_period_s
+        self._prober.start(now)
         self._exchange_at = now + rng.random() * self._exchange_interval_s()
         self._rejoin_at = now + rng.random() * settings.rejoin_period_s
         self._enqueue(now, Alive(me.node_id, me.incarnation, me.address, me.meta, me.instance))
@@ -972,10 +793,6 @@ class Membership:
         return exchange_interval_s(
             settings.exchange_period_s, self._table.live_count, settings.exchange_large_from
         )
-
-    def _next_seq(self) -> int:
-        self._seq = (self._seq + 1) & _SEQ_MASK
-        return self._seq
 
     def check_invariants(self) -> None:
         """Compare every fact that is kept twice. For tests; O(members)."""

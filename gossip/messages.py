@@ -270,7 +270,7 @@ def decode_stream(plain: bytes) -> StreamMessage:
         for record in message.records:
             if record.state is State.UNKNOWN:
                 raise Malformed(f"{record.node_id} has state unknown")
-            if record.address.host:
+            if record.address.host or record.state in (State.ALIVE, State.SUSPECT):
                 require_numeric(record.address)
     return message
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 from msgspec import Struct
 
 from gossip import codec
-from gossip.core import Membership, Stats
+from gossip.core import Membership
 from gossip.effects import (
     Answer,
     Ask,
@@ -54,6 +54,7 @@ from gossip.messages import (
 from gossip.seal import SESSION_BYTES, Keyring, Seal
 from gossip.seeds import SEED_ADDRESSES_MAX, Resolve, parse_seed, resolve_by_dns, retry_delay_s
 from gossip.settings import Settings
+from gossip.stats import Stats
 from gossip.stream import FRAME_BYTES_MAX, Streams, TcpStreams
 from gossip.table import Snapshot, is_live
 

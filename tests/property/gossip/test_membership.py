@@ -63,6 +63,7 @@ class Cluster(RuleBasedStateMachine):
         self.lives = dict.fromkeys(NAMES, 0)
         self.datagrams: list[Datagram] = []
         self.calls: list[Call] = []
+        self.seed_calls = 0
         self.seen: dict[tuple[str, str], Member] = {}  # (observer's life, member) -> last row
         self.gone: set[str] = set()  # left or crashed
 
@@ -96,7 +97,8 @@ class Cluster(RuleBasedStateMachine):
                 self.calls.append(Call(name, effect.address, effect.request))
             elif isinstance(effect, CallSeeds):
                 others = [other for other in NAMES if other != name]
-                self.join(name, others[len(self.datagrams) % len(others)])
+                self.seed_calls += 1
+                self.join(name, others[self.seed_calls % len(others)])
 
     def owner(self, address: Address) -> str | None:
         return next((n for n in NAMES if address_of(n) == address and n not in self.gone), None)

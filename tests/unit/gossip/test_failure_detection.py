@@ -283,6 +283,15 @@ def test_a_dead_member_that_answers_with_a_higher_incarnation_is_back() -> None:
     core.check_invariants()
 
 
+def test_a_tombstone_without_an_address_is_not_made_a_suspect() -> None:
+    """Found by the state machine: it would have been probed at no address at all."""
+    core = membership(PEERS)
+    core.handle(0.0, Dead(node("n3"), node("n7"), 2), address_of("n3"))
+    assert events(core.handle(0.0, Suspect(node("n3"), node("n7"), 3), address_of("n3"))) == []
+    assert core.get("n7").state is State.DEAD
+    assert events(core.handle(0.0, alive("n7", 3), address_of("n3"))) == [("joined", "n7")]
+
+
 def test_the_dead_are_probed_no_more() -> None:
     core = membership(("n2", "n3"))
     core.handle(0.0, Dead(node("n3"), node("n2"), 0), address_of("n3"))

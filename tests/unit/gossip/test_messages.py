@@ -127,6 +127,7 @@ def test_impossible_contents_are_refused_whole(plain: bytes) -> None:
         encode([13, "a", 1, [["n1", 0, 1, ["10.0.0.1", 1], b"", 1, 1]]]),
         encode([13, "a", 1, [["n1", 9, 1, ["10.0.0.1", 1], b"", 1, 1]]]),
         encode([13, "a", 1, [["n1", 1, 1, ["host", 1], b"", 1, 1]]]),
+        encode([13, "a", 1, [["n1", 1, 1, ["", 0], b"", 1, 1]]]),
         encode([14, "a", 1, [5, "a", 1, ["host", 1], b"", 1]]),
         encode([11, "a", 1, -1]),
     ],
