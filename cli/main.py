@@ -48,6 +48,10 @@ Shell completion, for bash (zsh and fish likewise):
 """
 
 
+class _ReaderLeft(Exception):
+    """Nobody reads standard output any more."""
+
+
 class Commands(click.Group):
     """Commands in sections, each loaded when it is asked for."""
 
@@ -77,6 +81,13 @@ class Commands(click.Group):
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click, which would turn a reader that left (head, less) into a failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderLeft from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The sections, one after the other."""
@@ -115,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has gone. Point stdout elsewhere, so that the interpreter's last flush is quiet.
+    except (_ReaderLeft, BrokenPipeError):
+        # Point stdout elsewhere, so that the interpreter's last flush is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = exits.OK
     sys.exit(status)
@@ -139,7 +150,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else exits.OK
-    except BrokenPipeError:
+    except (_ReaderLeft, BrokenPipeError):
         raise
     except Exception as error:
         return _client_error(error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -234,7 +234,7 @@ class StepBoard:
         if state is not None:
             self._states[step] = state
         started, finished = self._times.get(step, (None, None))
-        if event.type in ("step_scheduled", "step_started"):
+        if event.type in ("step_scheduled", "step_started") and started is None:
             started = event.time
         elif state in _SETTLED:
             finished = event.time
@@ -300,18 +300,22 @@ def note_of(event: Event) -> str:
     if message:
         return str(message)
     if event.type == "step_waiting":
-        return _waiting_note(detail)
+        return _waiting_note(event)
     if event.attempt is not None and event.attempt > 1:
         return f"attempt {event.attempt}"
     return ""
 
 
-def _waiting_note(detail: Mapping[str, Any]) -> str:
-    if isinstance(detail.get("duration_s"), int | float):
-        return f"for {detail['duration_s']:g} s"
-    if isinstance(detail.get("name"), str):
-        return f"for the signal {detail['name']}"
-    return ""
+def _waiting_note(event: Event) -> str:
+    until = event.detail.get("until")
+    if isinstance(until, int | float):
+        seconds = until - datetime.fromisoformat(event.time).timestamp()
+        return (
+            f"for {seconds:.1f} s"
+            if seconds < 60
+            else f"until {datetime.fromtimestamp(until, UTC):%F %T} UTC"
+        )
+    return str(event.detail.get("waits_for") or "")
 
 
 def event_line(event: Event) -> str:

@@ -33,11 +33,15 @@ def main() -> int:
     """The exit status: 0 when the workflow completed."""
     parser = argparse.ArgumentParser(prog="python -m examples.quickstart", description=__doc__.split("\n")[0])
     parser.add_argument("--once", action="store_true", help="end after the result")
-    parser.add_argument("--port", type=int, default=7410, help="where the API listens (default 7410)")
+    parser.add_argument(
+        "--port", type=int, default=7410, help="where the API listens (default 7410; 0: a free one)"
+    )
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
     options = parser.parse_args()
     port = options.port
-    if not is_free(port):
+    if port == 0:
+        port = free_port()
+    elif not is_free(port):
         free = free_port()
         print(f"Port {port} is taken (by another node?); this one listens on {free}.")
         port = free
