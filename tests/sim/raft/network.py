@@ -9,23 +9,38 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
-from raft.messages import Message, decode_frame, encode_frame
+from raft.messages import decode_frame, encode_frame
 
-Deliver = Callable[[str, str, int, Message], None]
+Deliver = Callable[[str, str, int, Any], None]
 Schedule = Callable[..., None]
 
 KINDS = ("tcp", "late", "wild")
 
 
+def over_the_wire(message: Any) -> Any:
+    """Encoded and decoded, as a real message is."""
+    return decode_frame(encode_frame([message]))[0]
+
+
 class Network:
     """Carries messages between nodes by `schedule(time, function, *arguments)`."""
 
-    def __init__(self, *, kind: str, rng: random.Random, schedule: Schedule, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        *,
+        kind: str,
+        rng: random.Random,
+        schedule: Schedule,
+        deliver: Deliver,
+        copy: Callable[[Any], Any] = over_the_wire,
+    ) -> None:
         self._kind = kind
         self._rng = rng
         self._schedule = schedule
         self._deliver = deliver
+        self._copy = copy
         self.faulty = True
         self.slowness = 1.0
         self.cuts: set[tuple[str, str]] = set()
@@ -52,11 +67,11 @@ class Network:
             delay += rng.uniform(0.0, 0.15)
         return min(delay * self.slowness, 1.5)
 
-    def send(self, now: float, sender: str, to: str, message: Message) -> None:
+    def send(self, now: float, sender: str, to: str, message: Any) -> None:
         if (sender, to) in self.cuts:
             return
         rng = self._rng
-        message = decode_frame(encode_frame([message]))[0]
+        message = self._copy(message)
         pair = (sender, to)
         epoch = self._epochs.get(pair, 0)
         if self._kind != "wild":
@@ -77,7 +92,7 @@ class Network:
                 message,
             )
 
-    def _arrive(self, sender: str, to: str, epoch: int, message: Message) -> None:
+    def _arrive(self, sender: str, to: str, epoch: int, message: Any) -> None:
         if self._kind != "wild" and epoch != self._epochs.get((sender, to), 0):
             if self._kind == "late" and self._rng.random() < 0.5:
                 self._schedule(None, self._deliver, sender, to, epoch, message)
