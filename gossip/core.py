@@ -425,7 +425,7 @@ class Membership:
             now=now,
             first_accuser=m.accuser,
             incarnation=m.incarnation,
-            wanted=confirmations_wanted(settings.suspicion_mult, members),
+            wanted=confirmations_wanted(settings.suspicion_confirmations, members),
             min_s=min_s,
             max_s=min_s * settings.suspicion_max_mult,
         )

@@ -16,12 +16,12 @@ def suspicion_min_s(mult: int, members: int, period_s: float) -> float:
     return mult * max(1.0, math.log10(max(1, members))) * period_s
 
 
-def confirmations_wanted(mult: int, members: int) -> int:
+def confirmations_wanted(wanted: int, members: int) -> int:
     """k: further accusers that bring the timeout down to its minimum; 0 when the cluster has too few others.
 
-    The accused and the first accuser cannot confirm, so n - 2 members are left.
+    The accused and the first accuser cannot confirm, so n - 2 members are left. memberlist derives `wanted`
+    from the multiplier (mult - 2); here it is a setting of its own.
     """
-    wanted = max(0, mult - 2)
     return wanted if members - 2 >= wanted else 0
 
 

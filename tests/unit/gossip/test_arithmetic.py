@@ -59,13 +59,15 @@ def test_suspicion_with_our_defaults(members: int, min_s: float, max_s: float) -
 
 
 @pytest.mark.parametrize(
-    ("mult", "members", "wanted"),
-    [(4, 3, 0), (4, 4, 2), (4, 100, 2), (5, 4, 0), (5, 5, 3), (2, 50, 0), (1, 50, 0)],
+    ("wanted", "members", "k"),
+    [(2, 3, 0), (2, 4, 2), (2, 100, 2), (3, 4, 0), (3, 5, 3), (0, 50, 0)],
 )
 def test_confirmations_are_wanted_only_when_others_are_left_to_give_them(
-    mult: int, members: int, wanted: int
+    wanted: int, members: int, k: int
 ) -> None:
-    assert confirmations_wanted(mult, members) == wanted
+    """memberlist's defaults want mult - 2 = 2, and so do ours."""
+    assert Settings().suspicion_confirmations == 2
+    assert confirmations_wanted(wanted, members) == k
 
 
 def test_suspicion_never_falls_under_its_minimum_and_is_minimal_without_confirmers() -> None:
@@ -157,6 +159,7 @@ def test_a_failed_probe_costs_the_missing_nacks(wanted: int, received: int, delt
         {"probe_timeout_s": 0.0},
         {"gossip_period_s": 0.0},
         {"suspicion_mult": 0},
+        {"suspicion_confirmations": -1},
         {"meta_bytes_max": 513},
         {"datagram_bytes_max": 1199},
     ],
