@@ -122,7 +122,7 @@ class SegmentPlan(Struct, frozen=True, array_like=True):
     body: int | None = None  # index of the body that this segment's Spawn runs
     scope: int = 0  # 0 = root, else the body it belongs to
     policy: StepPolicy | None = None
-    error_edges: tuple[int, ...] = ()  # go live when the segment's last step has finally failed; that is then handled
+    error_edges: tuple[int, ...] = ()  # go live when the last step has finally failed, which is then handled
 
 
 class BodyPlan(Struct, frozen=True, array_like=True):
