@@ -104,6 +104,9 @@ class BodyReader:
         except msgspec.ValidationError as error:
             raise _validation_problem(error, body, self.kind) from None
         except msgspec.DecodeError as error:
+            repaired = _without_lone_surrogates(body)
+            if repaired != body:
+                return self.decode(repaired)
             raise ApiError("not_json", _why_not_json(error, body)) from None
         except UnicodeDecodeError as error:
             raise ApiError(
@@ -111,6 +114,16 @@ class BodyReader:
             ) from None
         except RecursionError:
             raise ApiError("too_deep", "the body is nested too deeply to be read") from None
+
+
+_SURROGATES = re.compile(
+    rb"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+
+
+def _without_lone_surrogates(body: bytes) -> bytes:
+    """Half of a surrogate pair becomes U+FFFD, as in the original's decoder; msgspec would refuse the whole text."""
+    return _SURROGATES.sub(lambda found: found[0] if len(found[0]) != 6 else rb"\ufffd", body)
 
 
 async def check_depth(body: bytes, depth_max: int) -> None:

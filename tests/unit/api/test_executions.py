@@ -217,6 +217,24 @@ async def test_a_wrong_body_is_a_400_that_names_the_place(
     assert not served.engine.executions
 
 
+@pytest.mark.parametrize(
+    ("escaped", "text"),
+    [
+        (rb"\ud800", "\ufffd"),
+        (rb"a\uDC00b", "a\ufffdb"),
+        (rb"\ud83d\ude00", "😀"),
+        (rb"\ud83d\ude00\ud83d", "😀\ufffd"),
+        (rb"\\ud800 \ud800", "\\ud800 \ufffd"),
+    ],
+)
+async def test_half_a_surrogate_pair_becomes_the_replacement_character(
+    served: Served, escaped: bytes, text: str
+) -> None:
+    body = b'{"workflow":{"nodes":[{"id":"a","type":"text_input","data":{"text":"%b"}}]}}' % escaped
+    status, execution = await post(served, "/v1/executions", body)
+    assert (status, execution["final_output"]) == (200, text)
+
+
 async def test_brackets_inside_strings_are_not_nesting(served: Served) -> None:
     text = '\\"[{' * 300
     body = b'{"workflow":{"nodes":[{"id":"a","type":"text_input","data":{"text":"%b"}}]}}' % text.encode()
