@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from node.worker.dispatch import Dispatch
-from node.worker.messages import FromPlan, SegmentKind
+from node.worker.dispatch import Dispatch, SegmentProfile
+from node.worker.messages import FromPlan
 from node.worker.process import RunnerProcess
 from node.worker.settings import WorkerSettings
 from node.worker.supervisor import Runner
@@ -29,7 +29,7 @@ class KnownPlan:
     """A definition, and what a runner said of it: neither `segments` nor `error` means no answer yet."""
 
     definition: bytes
-    segments: list[SegmentKind] | None = None
+    segments: list[SegmentProfile] | None = None
     error: str | None = None
 
 
@@ -93,7 +93,7 @@ class Plans:
         if message.error is not None:
             plan.error = message.error
         else:
-            plan.segments = message.segments
+            plan.segments = [SegmentProfile(kind) for kind in message.segments]
         return self._waiting.pop(message.plan_hash, [])
 
     def ask_again(self) -> None:

@@ -5,8 +5,10 @@
                      └── plan forgotten    └── not started ─┘ runner lost, or busy while another is idle
 
 Rules:
-- a task goes to the runner with the fewest of its kind; at most `cpu_tasks_max` CPU and `io_tasks_max` I/O tasks
-  are with one runner. A runner whose CPU task takes long gets no more of them, and those behind it come back;
+- a CPU task goes to the runner with the least work ahead of it, an I/O task to the one with the fewest; at most
+  `cpu_tasks_max` and `io_tasks_max` of them are with one runner. Work of less than PACK_US counts as none, so that
+  short tasks share a runner and its system calls. A runner whose CPU task takes long gets no more of them, and those
+  behind it come back;
 - what a task is (CPU or I/O) is known from its plan: a runner answers every plan with the kinds of its segments;
 - a task that certainly did not start is handed out again, silently; one that did ends as `Lost`, unless the runner
   was killed because of this very task: then its outcome is the error for which it was killed;
@@ -66,6 +68,7 @@ log = logging.getLogger("thaiyyal.worker")
 
 WATCH_INTERVAL_S: Final = 0.02  # while tasks are out; a limit is noticed so much late at most
 HANDED_MAX: Final = 3  # a task that never started but whose runners keep dying is given up after so many
+PACK_US: Final = 300.0  # of work; waiting for so much is cheaper than waking another process
 UNSENT_BYTES_MAX: Final = 8 * 1024 * 1024  # a runner that reads so slowly gets nothing more
 
 OnResults = Callable[[list[TaskOutcome]], None]
@@ -239,7 +242,7 @@ class WorkerPool:
             self._finish(dispatch, dispatch.failed(dispatch.stop_error(dispatch.stop)))
             return
         task = dispatch.frame.task
-        if dispatch.kind is None:
+        if dispatch.profile is None:
             plan = self._plans.answered(task.plan_hash)
             if plan is None:
                 self._plans.wait(dispatch)
@@ -250,7 +253,7 @@ class WorkerPool:
                     dispatch, dispatch.failed(dispatch.error("plan_invalid", message, retryable=False))
                 )
                 return
-            dispatch.kind = plan.segments[task.segment]
+            dispatch.profile = plan.segments[task.segment]
         backlog = self._io_backlog if dispatch.is_io else self._cpu_backlog
         if in_front:
             backlog.appendleft(dispatch)
@@ -267,10 +270,18 @@ class WorkerPool:
             if runner.can_be_used and runner.process.unsent_bytes < UNSENT_BYTES_MAX  # type: ignore[union-attr]
         ]
         batches: dict[int, list[Dispatch]] = {}
-        loads = [(runner.cpu, runner.slot) for runner in usable if not runner.is_slow]
-        _spread(self._cpu_backlog, loads, self._settings.cpu_tasks_max, batches)
-        loads = [(runner.io, runner.slot) for runner in usable]
-        _spread(self._io_backlog, loads, self._settings.io_tasks_max, batches)
+        if self._cpu_backlog:
+            works = [
+                (runner.cpu_cost_us, runner.slot, self._settings.cpu_tasks_max - runner.cpu)
+                for runner in usable
+                if not runner.is_slow
+            ]
+            _spread(self._cpu_backlog, works, PACK_US, batches)
+        if self._io_backlog:
+            counts = [
+                (float(runner.io), runner.slot, self._settings.io_tasks_max - runner.io) for runner in usable
+            ]
+            _spread(self._io_backlog, counts, 0.0, batches)
         for slot, batch in batches.items():
             self._hand_to(self._runners[slot], batch)
         if batches and self._watch_timer is None:
@@ -299,6 +310,8 @@ class WorkerPool:
             dispatch.times_handed += 1
             runner.tasks[ticket] = dispatch
             if not dispatch.is_io:
+                dispatch.cost_us = dispatch.profile.cost_us  # type: ignore[union-attr]
+                runner.cpu_cost_us += dispatch.cost_us
                 runner.cpu += 1
             tasks.append((ticket, dispatch.wall_s, task))
         if tasks:
@@ -312,6 +325,7 @@ class WorkerPool:
         del runner.tasks[dispatch.ticket]
         if not dispatch.is_io:
             runner.cpu -= 1
+            runner.cpu_cost_us = runner.cpu_cost_us - dispatch.cost_us if runner.cpu else 0.0
         dispatch.runner = None
         dispatch.ticket = 0
 
@@ -425,6 +439,7 @@ class WorkerPool:
                 return
             if not dispatch.is_io:
                 runner.is_slow = False
+                dispatch.profile.learn_cost(wall_us)  # type: ignore[union-attr]
             self._release(dispatch)
             inputs = dispatch.frame.task.inputs
             bytes_in = sum(map(len, inputs.values())) if inputs else 0
@@ -503,18 +518,27 @@ class WorkerPool:
 
 
 def _spread(
-    backlog: deque[Dispatch], loads: list[tuple[int, int]], load_max: int, batches: dict[int, list[Dispatch]]
+    backlog: deque[Dispatch],
+    loads: list[tuple[float, int, int]],
+    negligible: float,
+    batches: dict[int, list[Dispatch]],
 ) -> None:
-    """Move tasks from the backlog into the batches of the least loaded slots; `loads` are (load, slot)."""
-    heap = [entry for entry in loads if entry[0] < load_max]
+    """Move tasks from the backlog into the batches of the least loaded slots.
+
+    `loads` are (load, slot, room). Loads up to `negligible` count as equal; of equal ones the lowest slot is taken.
+    """
+    heap = [(max(load, negligible), slot, room, load) for load, slot, room in loads if room > 0]
     heapq.heapify(heap)
     while backlog and heap:
-        load, slot = heap[0]
-        if load + 1 < load_max:
-            heapq.heapreplace(heap, (load + 1, slot))
-        else:
+        _, slot, room, load = heap[0]
+        dispatch = backlog.popleft()
+        batches.setdefault(slot, []).append(dispatch)
+        if room == 1:
             heapq.heappop(heap)
-        batches.setdefault(slot, []).append(backlog.popleft())
+            continue
+        assert dispatch.profile is not None
+        load += 1.0 if dispatch.is_io else dispatch.profile.cost_us
+        heapq.heapreplace(heap, (max(load, negligible), slot, room - 1, load))
 
 
 def _cause(lost: LostRunner) -> tuple[LostCode, str]:

@@ -69,6 +69,7 @@ class Runner:
     is_slow: bool = False  # its CPU task takes long: nothing is queued behind it
     tasks: dict[int, Dispatch] = field(default_factory=dict)  # by ticket, ascending
     cpu: int = 0  # of them
+    cpu_cost_us: float = 0.0  # what these are expected to take together
     plans_asked: set[bytes] = field(default_factory=set)  # sent, not answered
 
     @property
@@ -174,7 +175,7 @@ class Supervisor:
         was_ready = runner.is_ready
         runner.process = runner.sentence = None
         runner.is_ready = runner.is_slow = False
-        runner.tasks, runner.cpu = {}, 0
+        runner.tasks, runner.cpu, runner.cpu_cost_us = {}, 0, 0.0
         runner.plans_asked.clear()
         if runner.start_timer is not None:
             runner.start_timer.cancel()

@@ -21,7 +21,7 @@ async def test_a_step_of_the_users_own_gets_its_data_and_its_result_comes_back()
 
 async def test_a_thousand_tasks_are_spread_over_all_runners_and_each_has_one_outcome():
     async with running_pool(slots=2) as under_test:
-        frames = [under_test.frame("pid_of_runner") for _ in range(1000)]
+        frames = [under_test.frame("pid_of_runner", data={"seconds": 0.001}) for _ in range(1000)]
         under_test.pool.submit(frames)
         await under_test.until(lambda: len(under_test.outcomes) == 1000)
         pids = [codec.decode((await under_test.result(key_of(frame))).outputs[0]) for frame in frames]
@@ -29,6 +29,14 @@ async def test_a_thousand_tasks_are_spread_over_all_runners_and_each_has_one_out
         assert min(pids.count(pid) for pid in set(pids)) >= 200
         assert len(under_test.batches) < 500, "outcomes come in batches"
         assert under_test.pool.outstanding == 0
+
+
+async def test_short_tasks_that_come_one_by_one_share_a_runner():
+    async with running_pool(slots=2) as under_test:
+        for _ in range(100):  # until the pool has learnt that they are short
+            await under_test.value("pid_of_runner")
+        pids = {await under_test.value("pid_of_runner") for _ in range(20)}
+        assert len(pids) == 1
 
 
 async def test_a_task_that_is_already_in_the_pool_is_not_taken_twice():

@@ -23,7 +23,8 @@ def plus_one(given: float | None = None, *, number: float = 0.0) -> float:
 
 
 @step_type("pid_of_runner", effect="pure")
-def pid_of_runner() -> int:
+def pid_of_runner(*, seconds: float = 0.0) -> int:
+    time.sleep(seconds)
     return os.getpid()
 
 
