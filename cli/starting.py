@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,30 @@ def _slots(context: click.Context, parameter: click.Parameter, value: str) -> in
     return int(value)
 
 
+def _language_settings(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    """`max_variables=50`, `allowed_domains=["example.com"]`: JSON, or text where it is none."""
+    from workflow.steps.base import Settings
+
+    config: dict[str, Any] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals:
+            raise click.BadParameter(
+                f"{value!r} is not NAME=VALUE, for example max_variables=50", context, parameter
+            )
+        try:
+            config[name] = json.loads(text)
+        except ValueError:
+            config[name] = text
+        try:
+            Settings.from_config({name: config[name]})
+        except (ValueError, TypeError) as error:
+            raise click.BadParameter(f"{value!r}: {error}", context, parameter) from None
+    return config
+
+
 @click.command("start")
 @click.option(
     "--data-dir",
@@ -43,6 +68,14 @@ def _slots(context: click.Context, parameter: click.Parameter, value: str) -> in
     show_default=True,
     callback=_host_and_port,
     help="Where the HTTP API listens; port 0 takes a free one. It has no login yet: keep it on loopback.",
+)
+@click.option(
+    "--cluster",
+    metavar="HOST:PORT",
+    default="127.0.0.1:7411",
+    show_default=True,
+    callback=_host_and_port,
+    help="Where other nodes reach this one. A single node opens nothing there.",
 )
 @click.option(
     "--slots",
@@ -66,6 +99,14 @@ def _slots(context: click.Context, parameter: click.Parameter, value: str) -> in
     default=False,
     help="The http step may call private addresses (10.0.0.0/8 …).",
 )
+@click.option(
+    "--setting",
+    "language",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_language_settings,
+    help="A limit of the language, such as max_execution_time=10m or max_variables=5000 (docs/cli.md lists them).",
+)
 @click.option("--log-format", type=click.Choice(["plain", "json"]), default="plain", show_default=True)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -73,18 +114,19 @@ def _slots(context: click.Context, parameter: click.Parameter, value: str) -> in
 def start_command(
     data_dir: Path,
     api: tuple[str, int],
+    cluster: tuple[str, int],
     slots: int | None,
     modules: tuple[str, ...],
     allow_http: bool,
     allow_localhost: bool,
     allow_private: bool,
+    language: dict[str, Any],
     log_format: Any,
     log_level: Any,
 ) -> None:
     """Start a node. Ctrl-C (or SIGTERM) stops it in good order; kill -9 loses nothing either."""
     from node.peer import PeerFailed, run_peer
     from node.settings import NodeSettings
-
     from node.telemetry.logs import configure_logs
 
     configure_logs(form=log_format, level=log_level)
@@ -97,6 +139,7 @@ def start_command(
         allow_http=allow_http,
         allow_localhost=allow_localhost,
         allow_private=allow_private,
+        language=language,
     )
     try:
         run_peer(settings)

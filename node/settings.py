@@ -10,8 +10,10 @@ NodeSettings
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from node.api.server import ApiSettings
 from node.coordinator.settings import Settings as CoordinatorSettings
@@ -47,14 +49,24 @@ class NodeSettings:
         allow_http: bool = False,
         allow_localhost: bool = False,
         allow_private: bool = False,
+        language: Mapping[str, Any] | None = None,
     ) -> NodeSettings:
-        """The settings that the options of `start` stand for; all others keep their defaults."""
-        language = LanguageSettings(
-            allow_http=allow_http, allow_localhost=allow_localhost, allow_private_ips=allow_private
+        """The settings that the options of `start` stand for; all others keep their defaults.
+
+        `language` has limits of the language by name (docs/cli.md). Raises ValueError for an unknown name or a value
+        that does not fit.
+        """
+        limits = LanguageSettings.from_config(
+            {
+                "allow_http": allow_http,
+                "allow_localhost": allow_localhost,
+                "allow_private_ips": allow_private,
+                **(language or {}),
+            }
         )
         return cls(
             data_dir=data_dir,
             slots=slots or slots_auto(),
             api=ApiSettings(host=api_host, port=api_port),
-            worker=WorkerSettings(load=load, language=language),
+            worker=WorkerSettings(load=load, language=limits),
         )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 
-from tests.conformance.cases import Case
+from tests.conformance.cases import ROOT, Case
 from tests.conformance.compare import Outcome
 from tests.conformance.exceptions import check
 from tests.conformance.server import RouteServer
 
 _NODE_SETTINGS = frozenset({"allow_http", "allow_localhost"})
-"""Settings that the node under test is started with; a case that needs others cannot run through it."""
+"""Settings that a node given by its URL was started with; a case that needs others cannot run through it."""
 
 wait_s = 60
 NEEDS = "--allow-http --allow-localhost"
@@ -26,9 +31,47 @@ def unsuitable_reason(case: Case) -> str | None:
         return f"needs the settings {', '.join(other)}"
     if case.expect["ok"]:
         return None
-    if "AllowHTTP=false" in case.expect["error"] or "blocked" in case.expect["error"]:
+    texts = [case.expect.get("error", ""), *case.expect.get("error_any_of", ())]
+    if any("AllowHTTP=false" in text or "blocked" in text for text in texts):
         return f"is about a node without {NEEDS}"
     return None
+
+
+class StartedNode:
+    """A real node with the settings of some cases, on a free port and a directory of its own; ends with the block."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._folder = tempfile.TemporaryDirectory()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options = [
+            option
+            for item in self._config.items()
+            for option in ("--setting", f"{item[0]}={json.dumps(item[1])}")
+        ]
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli.main", "start", "--api", f"127.0.0.1:{port}", "--slots", "1"),
+            *("--data-dir", f"{self._folder.name}/data", "--log-level", "error", *options),
+            cwd=ROOT,
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            await wait_until_ready(url, 30)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return url
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+        self._folder.cleanup()
 
 
 class ApiRunner:

@@ -1,21 +1,23 @@
 """The command: replay the recordings and print a table per family.
 
-    python -m tests.conformance.run [--family NAME]… [--way steps|segments] [--api URL] [--token TOKEN]
+    python -m tests.conformance.run [--family NAME]… [--way steps|segments] [--nodes | --api URL [--token TOKEN]]
 
-Exit status 0 when every case holds, 1 otherwise. With --api the cases go through a running node, which must have been
-started with --allow-http --allow-localhost; cases about other settings are left out and counted.
+Exit status 0 when every case holds, 1 otherwise. With --nodes every case goes through a real node: the command starts
+one for each set of settings that cases need. With --api they go through the node at URL, which must have been started with
+--allow-http --allow-localhost; cases about other settings are left out and counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from tests.conformance.api import ApiRunner, unsuitable_reason
+from tests.conformance.api import ApiRunner, StartedNode, unsuitable_reason
 from tests.conformance.cases import FAMILIES, Case, load_family, missing_reason
 from tests.conformance.exceptions import TABLE, difference_of
 from tests.conformance.local import WAYS, LocalRunner
@@ -46,21 +48,57 @@ async def run_family(
         if through_api and unsuitable_reason(case) is not None:
             tally.left_out += 1
             return
-        async with places:
-            problems = await run(case)
-        if problems:
-            tally.failures.append((case.id, problems))
-        elif difference_of(case) is not None:
-            tally.by_exception += 1
-        else:
-            tally.held += 1
+        await _judge(case, run, places, tally)
 
     await asyncio.gather(*(one(case) for case in load_family(family)))
     tally.seconds = time.perf_counter() - started
     return tally
 
 
+async def run_through_nodes(families: Sequence[str]) -> list[Tally]:
+    """Every case through a node with the case's own settings."""
+    tallies: dict[str, Tally] = {}
+    groups: dict[str, list[Case]] = {}
+    for family in families:
+        reason = missing_reason(family)
+        if reason is not None:
+            print(f"left out: {reason}")
+            continue
+        tallies[family] = Tally(family)
+        for case in load_family(family):
+            groups.setdefault(json.dumps(case.config, sort_keys=True), []).append(case)
+    for config, cases in groups.items():
+        async with StartedNode(json.loads(config)) as url:
+            runner = ApiRunner(url)
+            places = asyncio.Semaphore(16)
+            started = time.perf_counter()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for case in cases:
+                        tasks.create_task(_judge(case, runner.run, places, tallies[case.family]))
+            finally:
+                await runner.close()
+            for case in cases:
+                tallies[case.family].seconds += (time.perf_counter() - started) / len(cases)
+    return list(tallies.values())
+
+
+async def _judge(
+    case: Case, run: Callable[[Case], Awaitable[list[str]]], places: asyncio.Semaphore, tally: Tally
+) -> None:
+    async with places:
+        problems = await run(case)
+    if problems:
+        tally.failures.append((case.id, problems))
+    elif difference_of(case) is not None:
+        tally.by_exception += 1
+    else:
+        tally.held += 1
+
+
 async def run_all(arguments: argparse.Namespace) -> list[Tally]:
+    if arguments.nodes:
+        return await run_through_nodes(arguments.family or FAMILIES)
     runner: ApiRunner | LocalRunner
     runner = ApiRunner(arguments.api, arguments.token) if arguments.api else LocalRunner(arguments.way)
     tallies = []
@@ -117,6 +155,9 @@ def main() -> int:
         "--way", choices=WAYS, default="steps", help="in process: a task boundary after each step"
     )
     parser.add_argument("--api", metavar="URL", help="send the cases to this node")
+    parser.add_argument(
+        "--nodes", action="store_true", help="send the cases to real nodes that this command starts"
+    )
     parser.add_argument("--token", help="bearer token for --api")
     parser.add_argument("--exceptions", action="store_true", help="print the table of deliberate differences")
     arguments = parser.parse_args()

@@ -182,6 +182,10 @@ class Settings:
                 raise ValueError(f"unknown setting {name!r}")
             elif isinstance(value, list):
                 value = tuple(value)
+            expected = type(getattr(cls(), key))
+            if type(value) is not expected or (expected is int and value < 0):
+                kind = {bool: "true or false", int: "a whole number, not negative", tuple: "a list"}[expected]
+                raise ValueError(f"{name} must be {kind}")
             values[key] = value
         return cls(**values)
 
