@@ -46,7 +46,7 @@ class Settings:
 
     snapshot_log_bytes: int = 256 * 1024 * 1024
     """Journal payload since the last snapshot that makes the next one due."""
-    snapshot_log_entries: int = 2_000_000
+    snapshot_log_entries: int = 500_000
     snapshot_chunk_bytes: int = 256 * 1024
     """Bytes per message of a snapshot on its way to a follower."""
     snapshot_window_chunks: int = 4
