@@ -110,18 +110,21 @@ def value_text(value: Any, *, width: int = 100) -> str:
 def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
     """A table without frames."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
+    lines = [[cell if isinstance(cell, Text) else str(cell) for cell in row] for row in rows]
+    for position, heading in enumerate(headings):
+        if heading in _CUT_COLUMNS:
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+            continue
         right = heading in ("STEPS", "SEQ", "ATTEMPT", "VERSION")
-        cut = heading in ("RESULT", "ERROR", "VALUE")
-        table.add_column(
-            heading,
-            justify="right" if right else "left",
-            no_wrap=True,
-            overflow="ellipsis" if cut else "fold",
-        )
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+        widest = max([len(heading), *(len(line[position]) for line in lines)])
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True, min_width=widest)
+    for line in lines:
+        table.add_row(*line)
     return table
+
+
+# Of these a part says enough when the screen is narrow; all others are shown whole.
+_CUT_COLUMNS: Final = frozenset(("RESULT", "ERROR", "VALUE", "NAME"))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -63,6 +63,9 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
         "The workflow is not valid",
         "Correct what the problems name; `POST /v1/workflows:validate` lists all.",
     ),
+    "workflow_graph_invalid": Kind(
+        422, "The graph is not valid", "Correct the nodes and edges that the problems name."
+    ),
     "inputs_invalid": Kind(
         422,
         "The inputs do not fit the workflow",
@@ -160,7 +163,8 @@ def _facts(error: ThaiyyalError) -> tuple[str, int, tuple[Problem, ...], Mapping
     if isinstance(error, ApiError):
         return error.api_code, CATALOGUE[error.api_code].status, error.problems, error.headers
     if isinstance(error, RequestInvalid):
-        return error.detail_code, error.status, error.problems, {}
+        code = error.detail_code if error.detail_code in CATALOGUE else error.code
+        return code, error.status, error.problems, {}
     if isinstance(error, Overloaded):
         return error.code, error.http_status, (), {"Retry-After": str(max(1, round(error.retry_after_s)))}
     if error.http_status == 503:

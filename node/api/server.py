@@ -133,7 +133,8 @@ def _bad_query(name: str, message: str) -> ApiError:
     )
 
 
-_JSON_CONTENT = re.compile(r"application/([\w.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+# `curl -d` declares a form when nothing is said, and means JSON. A browser's form is refused by its Origin.
+_JSON_CONTENT = re.compile(r"application/(([\w.+-]+\+)?json|x-www-form-urlencoded)\s*(;.*)?", re.IGNORECASE)
 
 
 def _check_content_type(content_type: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from node import errors
 from node.api.problems import CATALOGUE
+from node.coordinator.compiler import language_compiler
 from node.errors import ThaiyyalError
 from tests.api_server import Served
 from tests.unit.api.test_executions import get, post
@@ -135,3 +136,21 @@ def test_every_error_code_of_the_node_is_in_the_catalogue() -> None:
     ]
     assert len(kinds) > 8
     assert {kind.code for kind in kinds} <= set(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"nope",
+        b'{"nodes": [{"id": "a", "type": "number", "data": {"value": "x"}}]}',
+        b'{"nodes": [{"id": "a", "type": "number"}], "edges": [{"source": "a", "target": "b"}]}',
+        b'{"language": 2, "nodes": [{"id": "a", "type": "nope"}]}',
+        b'{"language": 3}',
+        b'{"inputs": {"a": {"type": "nope"}}}',
+        b'{"nodes": [' + b'{"id": "a"},' * 10_000 + b'{"id": "a"}]}',
+    ],
+)
+def test_every_code_of_the_languages_refusals_is_in_the_catalogue(payload: bytes) -> None:
+    with pytest.raises(ThaiyyalError) as caught:
+        language_compiler()(payload)
+    assert getattr(caught.value, "detail_code", caught.value.code) in CATALOGUE
