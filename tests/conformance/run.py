@@ -3,8 +3,8 @@
     python -m tests.conformance.run [--family NAME]… [--way steps|segments] [--nodes | --api URL [--token TOKEN]]
 
 Exit status 0 when every case holds, 1 otherwise. With --nodes every case goes through a real node: the command starts
-one for each set of settings that cases need. With --api they go through the node at URL, which must have been started with
---allow-http --allow-localhost; cases about other settings are left out and counted.
+one for each set of settings that cases need. With --api they go through the node at URL, which must have been started
+with --allow-http --allow-localhost; cases about other settings are left out and counted.
 """
 
 from __future__ import annotations
