@@ -21,7 +21,15 @@ Status = Literal[
 TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "terminated"})
 
 StepStatus = Literal[
-    "pending", "queued", "running", "waiting", "completed", "failed", "skipped", "cancelled", "outcome_unknown"
+    "pending",
+    "queued",
+    "running",
+    "waiting",
+    "completed",
+    "failed",
+    "skipped",
+    "cancelled",
+    "outcome_unknown",
 ]
 
 
@@ -73,6 +81,7 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     steps_done: int = 0
     steps: list[StepView] | None = None
     deduplicated: bool = False
+    parent: str | None = None  # the execution whose sub_workflow step started this one
 
 
 class ExecutionSummary(Struct, frozen=True, kw_only=True):
@@ -161,6 +170,15 @@ class Engine(Protocol):
 
     async def cancel(self, execution_id: str, *, reason: str = "") -> ExecutionView:
         """Returns when `cancelling` (or a terminal state) is durable."""
+        ...
+
+    async def signal(
+        self, execution_id: str, name: str, payload: bytes, *, key: str | None = None
+    ) -> ExecutionView:
+        """Hand an encoded value to the step that waits for `name`; durable when it returns, kept until a step waits.
+
+        A repetition under the same key changes nothing. NotFound, Conflict when it has ended or is ending, Overloaded.
+        """
         ...
 
     async def register_workflow(

@@ -337,8 +337,9 @@ class _SegmentRun:
             state.results[steps[index].id] = codec.decode(encoded)
         if task.state is not None:
             state.decode(task.state)
-        elif task.context is not None:
-            for name, value in codec.decode(task.context).items():
+        elif task.context is not None or plan.definition.inputs:
+            given = codec.decode(task.context) if task.context is not None else None
+            for name, value in self._bound(given).items():
                 state.set_context(name, value, constant=True)
         if task.item is not None:
             state.loop = codec.decode(task.item)
@@ -349,6 +350,15 @@ class _SegmentRun:
             resumed = self.segment.steps[0]
             state.resumed = codec.decode(task.resume)
         self.walk = _walk([steps[i] for i in self.segment.steps], state, services, self._keep, resumed)
+
+    def _bound(self, given: Mapping[str, Value] | None) -> Mapping[str, Value]:
+        """The inputs with the defaults of the declaration. A coordinator that starts a child does not know those."""
+        if not self.plan.definition.inputs:
+            return given or {}
+        try:
+            return bind_inputs(self.plan.definition, given)
+        except LoadError as error:
+            raise _Stopped(StepError(error.code, error.text, None, retryable=False)) from error
 
     def _keep(self, step: StepPlan, value: Value) -> Value:
         self.outputs[step.index] = codec.encode(value)
@@ -406,6 +416,11 @@ def run_segment_now(plan: Plan, task: Task, services: Services) -> SegmentResult
     """Run a segment that awaits nothing (it is not in `plan.async_segments`)."""
     try:
         run = _SegmentRun(plan, task, services)
+    except _Stopped as stopped:
+        return SegmentResult({}, (), None, {}, stopped.error)
+    except CodecError as error:
+        return _unreadable(error)
+    try:
         for handover in run.walk:
             run.walk.close()
             return run.waiting(handover)
@@ -422,6 +437,11 @@ async def run_segment(plan: Plan, task: Task, services: Services) -> SegmentResu
         return run_segment_now(plan, task, services)
     try:
         run = _SegmentRun(plan, task, services)
+    except _Stopped as stopped:
+        return SegmentResult({}, (), None, {}, stopped.error)
+    except CodecError as codec_error:
+        return _unreadable(codec_error)
+    try:
         answer: Value = None
         error: Exception | None = None
         while True:

@@ -121,6 +121,8 @@ def execution_json(view: ExecutionView) -> bytes:
     ]
     if view.steps is not None:
         parts += [b',"steps":', _encode([step_object(step) for step in view.steps])]
+    if view.parent is not None:
+        parts.append(b',"parent":"%b"' % view.parent.encode())
     if view.deduplicated:
         parts.append(b',"deduplicated":true')
     parts.append(b"}\n")

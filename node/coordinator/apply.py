@@ -45,6 +45,7 @@ def apply(state: State, batch: c.Batch) -> Effects:
     fx = no_effects()
     transition = Transition(state, fx, state.now, batch.chance)
     _forget_old_keys(state)
+    state.keyed.expire(state.now)
     answers = fx.answers
     for command in batch.commands:
         answers.append(_HANDLERS[type(command)](transition, command))
@@ -70,8 +71,7 @@ def _find(
 
 def _touch(t: Transition, x: Execution) -> None:
     """Before anything of an execution changes."""
-    t.state.changing(x)
-    t.fx.touched.append(x)
+    t.touch(x)
 
 
 # ---- executions ----------------------------------------------------------------------------------------------
@@ -89,40 +89,18 @@ def _start(t: Transition, command: c.Start) -> Answer:
         earlier = _claim_key(state, command)
         if earlier is not None:
             return earlier
-    program = definition.program
-    definition.references += 1
-    state.accepted += 1
-    size = program.scope_size[0]
-    x = Execution(
-        body=0,
-        path=(),
-        phases=bytearray(size),
-        unresolved=size,
-        joins={},
-        outputs={},
-        attempts={},
-        item=None,
-        id=command.id,
-        number=state.accepted,
-        plan=command.plan,
+    x = t.accept(
+        command.id,
+        definition,
         workflow_id=command.workflow_id,
-        workflow_version=command.workflow_version,
-        created_at=t.now,
+        version=command.workflow_version,
         context=command.context,
         priority=command.priority,
         tags=command.tags,
         tenant=command.tenant,
-        journal=[Entry(Kind.ACCEPTED, t.now)],
         timeout_s=command.timeout_s,
     )
-    state.executions[x.id] = x
-    state.changes.executions[x.number] = x
-    if command.context is not None:
-        t.hold(x, len(command.context))
-    if command.timeout_s > 0:
-        x.deadline = t.now + command.timeout_s
-        t.fx.timers.append(TimerSet(TimerKey(x.id, -1, (), 0), x.deadline))
-    t.begin(x, program)
+    t.begin(x, definition.program)
     return Accepted(x.id, x)
 
 
@@ -205,7 +183,7 @@ def _timer_fired(t: Transition, command: c.TimerFired) -> Answer:
     if found is None:
         return None
     attempt = found[3]
-    waiting = attempt.stage in (Stage.TIMER, Stage.SIGNAL, Stage.BACKOFF)
+    waiting = attempt.stage not in (Stage.QUEUED, Stage.ACTIVE)
     if waiting and attempt.due and (attempt.wall or attempt.due <= t.now):
         t.fire(*found)
     return None

@@ -85,7 +85,8 @@ class Expansion:
         if kind == Kind.DONE:
             yield from self._done(entry)
         elif kind == Kind.ACCEPTED:
-            yield self._event(entry, "execution_accepted")
+            about = {} if entry.text is None else {"parent": entry.text}
+            yield self._event(entry, "execution_accepted", detail=about)
             yield self._event(entry, "execution_started")
         elif kind == Kind.SCHEDULED:
             names = [self._plan.step_ids[step] for step in self._plan.segments[entry.segment].steps]

@@ -9,23 +9,29 @@ Nothing here reads a clock or draws a number: `Transition` carries both, from th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator
-from typing import Final
+from typing import Any, Final
 
 from node.coordinator.effects import Effects, Finished, Ready, TimerKey, TimerSet
 from node.coordinator.journal import Entry, Kind, encode_timings
+from node.coordinator.keyed import KeyedFull
 from node.coordinator.program import Program
 from node.coordinator.state import (
     LIVE,
     PHASE_MASK,
     Attempt,
+    Definition,
     Execution,
     Loop,
+    Parent,
     Phase,
     Scope,
     Stage,
     State,
+    Version,
     parent_scope,
+    scope_at,
     scopes_of,
 )
 from workflow import codec
@@ -35,6 +41,10 @@ from workflow.messages import RetryPolicy, SegmentPlan, SegmentResult, Spawn, St
 
 NIL: Final = b"\xc0"
 _RECEIVED: Final = b"\x81\xa7payload"  # {"payload": …}: a signal's null payload is not the end of its wait
+_FOUND: Final = b"\x82\xa5found\xc3\xa5value"
+_NOT_FOUND: Final = b"\x82\xa5found\xc2\xa5value\xc0"
+_FINAL_OUTPUT: Final = b"\xacfinal_output"
+_KEYED_WAITS: Final = frozenset({"cache_get", "cache_set", "cache_delete", "rate"})
 _GOLDEN: Final = 0.6180339887498949
 _WAIT_MAX_S: Final = 1e11  # some 3,000 years: any wait that is meant
 
@@ -83,7 +93,65 @@ class Transition:
         self._chance = chance
         self._draws = 0
 
+    def touch(self, x: Execution) -> None:
+        """Call before anything of an execution changes."""
+        self.state.changing(x)
+        self.fx.touched.append(x)
+
     # ---- opening ---------------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        id: str,
+        definition: Definition,
+        *,
+        workflow_id: str,
+        version: int | None,
+        context: bytes | None,
+        priority: int,
+        tags: dict[str, str],
+        tenant: str,
+        timeout_s: float,
+        parent: Parent | None = None,
+        depth: int = 0,
+    ) -> Execution:
+        """A new execution. It does nothing before `begin`."""
+        state = self.state
+        definition.references += 1
+        state.accepted += 1
+        size = definition.program.scope_size[0]
+        x = Execution(
+            body=0,
+            path=(),
+            phases=bytearray(size),
+            unresolved=size,
+            joins={},
+            outputs={},
+            attempts={},
+            item=None,
+            id=id,
+            number=state.accepted,
+            plan=definition.plan.hash,
+            workflow_id=workflow_id,
+            workflow_version=version,
+            created_at=self.now,
+            context=context,
+            priority=priority,
+            tags=tags,
+            tenant=tenant,
+            journal=[Entry(Kind.ACCEPTED, self.now, text=parent.id if parent is not None else None)],
+            timeout_s=timeout_s,
+            parent=parent,
+            depth=depth,
+        )
+        state.executions[x.id] = x
+        state.changes.executions[x.number] = x
+        if context is not None:
+            self.hold(x, len(context))
+        if timeout_s > 0:
+            x.deadline = self.now + timeout_s
+            self.fx.timers.append(TimerSet(TimerKey(x.id, -1, (), 0), x.deadline))
+        return x
 
     def begin(self, x: Execution, program: Program) -> None:
         """Open the root scope of an accepted execution."""
@@ -310,7 +378,15 @@ class Transition:
         self._drop_resume(x, attempt)
         attempt.number += 1  # a second report of the attempt that asked for the wait is stale
         text = wait.kind if wait.name is None else f"{wait.kind} {wait.name}"
-        if wait.kind == "signal":
+        self._start_clock(program, attempt)
+        if wait.kind in _KEYED_WAITS:
+            if not self._ask_keyed(x, program, scope, attempt, wait):
+                return
+        elif wait.kind == "child":
+            if not self._start_child(x, program, scope, attempt, wait):
+                return
+            text = f"child {attempt.name}"
+        elif wait.kind == "signal":
             name = wait.name or ""
             payload = self._take_signal(x, name)
             if payload is not None:
@@ -318,21 +394,169 @@ class Transition:
                 return
             attempt.name = name
             attempt.due = self.now + wait.duration_s if wait.duration_s is not None else 0.0
-            self._park(x, scope, attempt, Stage.SIGNAL)
+            self._park_at_most(x, scope, attempt, Stage.SIGNAL)
         elif wait.kind == "until":
             attempt.due = max(wait.until or 0.0, 1e-9)
             attempt.wall = True
-            self._park(x, scope, attempt, Stage.TIMER)
+            self._park_at_most(x, scope, attempt, Stage.TIMER)
         else:
             attempt.due = self.now + max(wait.duration_s or 0.0, 0.0)
-            self._park(x, scope, attempt, Stage.TIMER)
+            self._park_at_most(x, scope, attempt, Stage.TIMER)
         x.journal.append(
             Entry(Kind.WAITING, self.now, attempt.segment, scope.path, text=text, number=attempt.due)
         )
 
+    def _start_clock(self, program: Program, attempt: Attempt) -> None:
+        """A step that waits is bounded by its timeout_s from its first wait on."""
+        timeout_s = program.timeouts[attempt.segment]
+        if timeout_s is not None and not attempt.expires:
+            attempt.expires = self.now + timeout_s
+
+    def _park_at_most(self, x: Execution, scope: Scope, attempt: Attempt, stage: Stage) -> None:
+        """Park, but not beyond the time that the step has."""
+        if attempt.expires and not (attempt.due and attempt.due < attempt.expires):
+            attempt.due = attempt.expires
+            attempt.wall = False
+        self._park(x, scope, attempt, stage)
+
+    def _ask_keyed(self, x: Execution, program: Program, scope: Scope, attempt: Attempt, wait: Wait) -> bool:
+        """Answer from what executions share by key. True: the attempt is parked until its slot comes."""
+        keyed, limits = self.state.keyed, self.state.limits.keyed
+        key = (x.tenant, wait.name or "")
+        value = NIL
+        try:
+            if wait.kind == "rate":
+                count, window_s = _rate_of(wait)
+                slot = keyed.reserve(key, count, window_s, self.now, limits)
+                if slot > self.now:
+                    attempt.due = slot
+                    self._park_at_most(x, scope, attempt, Stage.TIMER)
+                    return True
+            elif wait.kind == "cache_set":
+                keyed.set(key, wait.data or NIL, wait.duration_s or 0.0, self.now, limits)
+                value = _found(wait.data or NIL)
+            elif wait.kind == "cache_get":
+                value = _found(keyed.get(key, self.now))
+            else:
+                value = _found(NIL if keyed.delete(key, self.now) else None)
+        except KeyedFull as error:
+            self._refuse_wait(x, program, scope, attempt, wait, "limit_exceeded", str(error), retryable=True)
+            return False
+        except (codec.CodecError, ValueError) as error:
+            self._refuse_wait(x, program, scope, attempt, wait, "result_invalid", f"{wait.kind}: {error}")
+            return False
+        self._resume(x, program, scope, attempt, value)
+        return False
+
+    def _refuse_wait(
+        self,
+        x: Execution,
+        program: Program,
+        scope: Scope,
+        attempt: Attempt,
+        wait: Wait,
+        code: str,
+        text: str,
+        *,
+        retryable: bool = False,
+    ) -> None:
+        error = StepError(code, text, program.plan.step_ids[wait.step], retryable)
+        self.fail_attempt(x, program, scope, attempt, error, None)
+
+    # ---- other executions ------------------------------------------------------------------------------------
+
+    def _start_child(
+        self, x: Execution, program: Program, scope: Scope, attempt: Attempt, wait: Wait
+    ) -> bool:
+        """Start the execution that a step asks for, and park the step until it has ended. False: refused."""
+        state = self.state
+        limits = state.limits
+        try:
+            request = _child_request(wait)
+        except (codec.CodecError, ValueError) as error:
+            self._refuse_wait(x, program, scope, attempt, wait, "result_invalid", f"child: {error}")
+            return False
+        workflow_id, number, context, on_cancel = request
+        version = self._version(workflow_id, number)
+        if isinstance(version, str):
+            self._refuse_wait(x, program, scope, attempt, wait, "workflow_not_found", version)
+            return False
+        if x.depth >= limits.nesting_max:
+            text = f"sub-workflows are nested deeper than {limits.nesting_max} (limit nesting_max)"
+            self._refuse_wait(x, program, scope, attempt, wait, "limit_exceeded", text)
+            return False
+        if len(state.executions) >= limits.executions_max:
+            text = f"{len(state.executions)} executions are live (limit executions_max)"
+            self._refuse_wait(x, program, scope, attempt, wait, "limit_exceeded", text, retryable=True)
+            return False
+        child_id = _child_id(x.id, attempt.segment, scope.path, attempt.number, self.now)
+        if child_id in state.executions:
+            text = f"execution {child_id} exists already"
+            self._refuse_wait(x, program, scope, attempt, wait, "conflict", text, retryable=True)
+            return False
+        definition = state.definitions[version.plan]
+        child = self.accept(
+            child_id,
+            definition,
+            workflow_id=workflow_id,
+            version=version.version,
+            context=context,
+            priority=x.priority,
+            tags={},
+            tenant=x.tenant,
+            timeout_s=definition.plan.max_execution_time_s or 0.0,
+            parent=Parent(x.id, attempt.segment, scope.path, attempt.number, on_cancel),
+            depth=x.depth + 1,
+        )
+        attempt.name = child_id
+        attempt.due = 0.0
+        self._park_at_most(x, scope, attempt, Stage.CHILD)
+        self.begin(child, definition.program)
+        return attempt.stage == Stage.CHILD
+
+    def _version(self, workflow_id: str, number: int | None) -> Version | str:
+        """The version of a registered workflow, None for the newest; or why there is none."""
+        workflow = self.state.workflows.get(workflow_id)
+        if workflow is None:
+            return f"no workflow {workflow_id!r} is registered"
+        if number is None:
+            return workflow.versions[-1]
+        for version in workflow.versions:
+            if version.version == number:
+                return version
+        return f"workflow {workflow_id!r} has no version {number}"
+
+    def _tell_parent(self, child: Execution, parent: Parent, definition: Definition) -> None:
+        """A child has ended: the step that started it goes on with its outcome, if it still waits."""
+        x = self.state.executions.get(parent.id)
+        if x is None:
+            return
+        program = self.state.definitions[x.plan].program
+        scope = scope_at(x, program, parent.segment, parent.path)
+        attempt = scope.attempts.get(parent.segment) if scope is not None else None
+        if scope is None or attempt is None or attempt.stage != Stage.CHILD or attempt.name != child.id:
+            return
+        self.touch(x)
+        self._unpark(x, scope, attempt, fired=False)
+        self._resume(x, program, scope, attempt, _outcome(child, definition))
+
+    def _leave_child(self, child_id: str) -> None:
+        """Nobody waits for this execution any more: it ends too, unless it was started to go on alone."""
+        child = self.state.executions.get(child_id)
+        if child is None or child.ending or child.parent is None or child.parent.on_cancel != "cancel":
+            return
+        self.touch(child)
+        text = f"cancelled: execution {child.parent.id}, which started it, waits for it no more"
+        child.journal.append(Entry(Kind.CANCELLING, self.now, text=text.removeprefix("cancelled: ")))
+        program = self.state.definitions[child.plan].program
+        self.end(child, program, "cancelled", StepError("cancelled", text, None, retryable=False))
+
     def fire(self, x: Execution, program: Program, scope: Scope, attempt: Attempt) -> None:
         """The attempt's timer is due."""
         stage = attempt.stage
+        if stage != Stage.BACKOFF and attempt.expires and attempt.due >= attempt.expires and not attempt.wall:
+            self._time_out(x, program, scope, attempt)
+            return
         self._unpark(x, scope, attempt, fired=True)
         if stage == Stage.BACKOFF:
             x.journal.append(
@@ -342,6 +566,21 @@ class Transition:
             return
         x.journal.append(Entry(Kind.FIRED, self.now, attempt.segment, scope.path))
         self._resume(x, program, scope, attempt, NIL)
+
+    def _time_out(self, x: Execution, program: Program, scope: Scope, attempt: Attempt) -> None:
+        """A step that waits has used up its timeout_s."""
+        node = self._last_step(program, attempt.segment)
+        limit = format_duration(round((program.timeouts[attempt.segment] or 0.0) * 1e9))
+        error = StepError("timeout", f"the step did not end within {limit}", node)
+        if attempt.loop is not None:
+            attempt.due = 0.0
+            self._end_loop(x, program, scope, attempt, attempt.loop, error)
+            return
+        child_id = attempt.name if attempt.stage == Stage.CHILD else None
+        self._unpark(x, scope, attempt, fired=True)
+        self.fail_attempt(x, program, scope, attempt, error, None)
+        if child_id is not None:
+            self._leave_child(child_id)
 
     def _resume(self, x: Execution, program: Program, scope: Scope, attempt: Attempt, value: bytes) -> None:
         attempt.resume = value
@@ -402,6 +641,11 @@ class Transition:
             tolerated_failures=spawn.tolerated_failures,
             carry=spawn.carry,
         )
+        self._start_clock(program, attempt)
+        if attempt.expires:
+            attempt.due = attempt.expires
+            key = TimerKey(x.id, attempt.segment, scope.path, attempt.number)
+            self.fx.timers.append(TimerSet(key, attempt.due))
         self.hold(x, sum(map(len, spawn.items)) + len(spawn.carry or b""))
         x.journal.append(Entry(Kind.LOOP, self.now, attempt.segment, scope.path, number=float(count)))
         self._advance_loop(x, program, scope, attempt, attempt.loop)
@@ -437,6 +681,7 @@ class Transition:
     def _drop_loop(self, x: Execution, attempt: Attempt, loop: Loop) -> None:
         self.hold(x, -sum(map(len, loop.items)) - sum(map(len, loop.results)) - len(loop.carry or b""))
         attempt.loop = None
+        attempt.due = 0.0  # a timer that is still set for it finds another number, or no due time
 
     def _body_ended(
         self, x: Execution, program: Program, scope: Scope, result: bytes, error: StepError | None
@@ -460,14 +705,29 @@ class Transition:
             loop.failed += 1
             loop.last_error = error
             if loop.broken is None and 0 <= loop.tolerated_failures < loop.failed:
-                self._break_loop(x, program, parent, attempt, loop, error)
+                self._end_loop(x, program, parent, attempt, loop, error)
+                return
         if attempt.loop is not loop:
             return  # ended while it was broken off
         if loop.broken is None:
             self._advance_loop(x, program, parent, attempt, loop)
-        elif loop.running == 0:
+        else:
+            self._end_if_broken(x, program, parent, attempt, loop)
+
+    def _end_loop(
+        self, x: Execution, program: Program, scope: Scope, attempt: Attempt, loop: Loop, error: StepError
+    ) -> None:
+        """The loop fails with this error, once what runs in it has ended."""
+        self._break_loop(x, program, scope, attempt, loop, error)
+        if attempt.loop is loop:
+            self._end_if_broken(x, program, scope, attempt, loop)
+
+    def _end_if_broken(
+        self, x: Execution, program: Program, scope: Scope, attempt: Attempt, loop: Loop
+    ) -> None:
+        if loop.broken is not None and loop.running == 0:
             self._drop_loop(x, attempt, loop)
-            self._fail_for_good(x, program, parent, attempt, loop.broken, None, is_loop=True)
+            self.fail_attempt(x, program, scope, attempt, loop.broken, None, is_loop=True)
 
     def _break_loop(
         self, x: Execution, program: Program, scope: Scope, attempt: Attempt, loop: Loop, error: StepError
@@ -516,18 +776,23 @@ class Transition:
         attempt: Attempt,
         error: StepError,
         result: SegmentResult | None,
+        *,
+        is_loop: bool = False,
     ) -> None:
         """The attempt (no longer active) failed: another one follows if the policy allows, else the step has failed."""
         policy = program.retries[attempt.segment]
         attempt.failures += 1
         if attempt.failures >= policy.max_attempts or not may_retry(policy, error):
             attempt.failures -= 1
-            self._fail_for_good(x, program, scope, attempt, error, result)
+            self._fail_for_good(x, program, scope, attempt, error, result, is_loop=is_loop)
             return
         delay = retry_delay_s(policy, attempt.failures, self._draw())
         self._retry(x, scope, attempt, error, delay)
 
     def _retry(self, x: Execution, scope: Scope, attempt: Attempt, error: StepError, delay_s: float) -> None:
+        self._drop_resume(x, attempt)  # a wait step waits anew
+        attempt.expires = 0.0
+        attempt.wall = False
         attempt.due = self.now + delay_s
         x.journal.append(
             Entry(
@@ -600,7 +865,9 @@ class Transition:
             )
         self._drop_resume(x, attempt)
         plan = program.segments[attempt.segment]
-        blamed = self._last_step(program, attempt.segment)  # the only step of the segment that has error edges
+        blamed = self._last_step(
+            program, attempt.segment
+        )  # the only step of the segment that has error edges
         if plan.error_edges and (is_loop or error.node in (None, blamed)):
             self._handle_failure(x, program, scope, attempt, error, plan)
             return
@@ -669,6 +936,7 @@ class Transition:
                 self.fx.cancels.append((x.id, segment, scope.path, attempt.number))
             if attempt.stage == Stage.ACTIVE:
                 continue
+            child_id = attempt.name if attempt.stage == Stage.CHILD else None
             if attempt.stage == Stage.QUEUED:
                 _count_down(self.state.queued, program.queues[segment])
             if attempt.loop is not None:
@@ -678,6 +946,8 @@ class Transition:
             self._drop_resume(x, attempt)
             x.journal.append(Entry(Kind.STOPPED, self.now, segment, scope.path, attempt.failures + 1))
             self._close(program, scope, segment, Phase.FAILED)
+            if child_id is not None:
+                self._leave_child(child_id)
 
     def withdraw(self, x: Execution, program: Program, scope: Scope, attempt: Attempt) -> None:
         """The active attempt was never handed out, and its execution (or loop body) is ending."""
@@ -729,6 +999,8 @@ class Transition:
         x.signal_ids = None
         x.scopes = None
         self.fx.finished.append(Finished(x, definition))
+        if x.parent is not None:
+            self._tell_parent(x, x.parent, definition)
 
     def expire(self, x: Execution, program: Program) -> None:
         """The execution's own deadline has come."""
@@ -750,6 +1022,61 @@ def _execution_error(program: Program, error: StepError) -> StepError:
     if error.message.startswith(prefix):
         return error
     return StepError(error.code, prefix + error.message, error.node, error.retryable, error.type)
+
+
+def _found(value: bytes | None) -> bytes:
+    """`{"found": …, "value": …}` of an encoded value, None for none."""
+    return _FOUND + value if value is not None else _NOT_FOUND
+
+
+def _rate_of(wait: Wait) -> tuple[int, float]:
+    """(count, window in seconds) of a rate wait. Raises ValueError, CodecError."""
+    request: Any = codec.decode(wait.data or NIL)
+    if type(request) is not dict:
+        raise ValueError("needs an object")
+    count, window_s = request.get("count"), request.get("window_s")
+    if type(count) is not float or not 1 <= count <= 2**31:
+        raise ValueError("count must be a number of at least 1")
+    if type(window_s) is not float or not 0 < window_s <= _WAIT_MAX_S:
+        raise ValueError("window_s must be a number above 0")
+    return int(count), window_s
+
+
+def _child_request(wait: Wait) -> tuple[str, int | None, bytes | None, str]:
+    """(workflow id, version, encoded inputs, on_cancel) of a child wait. Raises ValueError, CodecError."""
+    request: Any = codec.decode(wait.data or NIL)
+    if type(request) is not dict:
+        raise ValueError("needs an object")
+    workflow_id, version = request.get("workflow_id"), request.get("version")
+    inputs, on_cancel = request.get("inputs") or {}, request.get("on_cancel") or "cancel"
+    if type(workflow_id) is not str:
+        raise ValueError("workflow_id must be a text")
+    if version is not None and (type(version) not in (float, int) or not 1 <= version < 2**53):
+        raise ValueError("version must be a number of at least 1")
+    if type(inputs) is not dict:
+        raise ValueError("inputs must be an object")
+    if on_cancel not in ("cancel", "abandon"):
+        raise ValueError("on_cancel must be cancel or abandon")
+    context = codec.encode(inputs) if inputs else None
+    return workflow_id, None if version is None else int(version), context, on_cancel
+
+
+def _child_id(parent: str, segment: int, path: tuple[int, ...], attempt: int, now: float) -> str:
+    """An execution id like any other (group, milliseconds, and 48 bits that nobody else gets)."""
+    name = f"{parent}:{segment}:{'.'.join(map(str, path))}:{attempt}"
+    return (
+        f"{parent[:2]}{int(now * 1000) & 0xFFFFFFFFFFFF:012x}{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    )
+
+
+def _outcome(child: Execution, definition: Definition) -> bytes:
+    """How a child ended, as the step that started it gets it; encoded, its final output untouched."""
+    final = definition.program.final_output(child.outputs) if child.status == "completed" else None
+    error: dict[str, Any] | None = None
+    if child.error is not None:
+        error = {"code": child.error.code, "message": child.error.message, "node": child.error.node}
+    head = codec.encode({"execution_id": child.id, "status": child.status, "error": error})
+    return bytes((head[0] + 1,)) + head[1:] + _FINAL_OUTPUT + (final if final is not None else NIL)
 
 
 def _count_down(counts: dict[str, int], key: str) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from node.coordinator.journal import Entry
+from node.coordinator.keyed import Keyed, KeyedLimits
 from node.coordinator.program import Program
 from workflow.messages import ControlPlan, StepError
 
@@ -47,6 +48,7 @@ class Stage(IntEnum):
     SIGNAL = 3
     BACKOFF = 4
     LOOP = 5  # bodies run
+    CHILD = 6  # another execution runs; `Attempt.name` is its id
 
 
 class Loop(Struct, array_like=True):
@@ -76,10 +78,11 @@ class Attempt(Struct, array_like=True):
     losses: int = 0  # times that a pure or read task took its runner with it
     due: float = 0.0  # of TIMER, SIGNAL with a time limit, BACKOFF; 0: none
     wall: bool = False  # `due` is wall time
-    name: str | None = None  # of the signal
+    name: str | None = None  # of the signal, or the child's id
     resume: bytes | None = None
     loop: Loop | None = None
     heartbeat: bytes | None = None
+    expires: float = 0.0  # cluster time at which a step that waits has used up its timeout_s; 0: no limit
 
 
 class Scope(Struct, array_like=True):
@@ -94,6 +97,16 @@ class Scope(Struct, array_like=True):
     attempts: dict[int, Attempt]  # by segment
     item: bytes | None
     failed: StepError | None = None  # a loop body that waits for its last active attempts to report
+
+
+class Parent(Struct, array_like=True, frozen=True):
+    """The attempt that started this execution and waits for its end."""
+
+    id: str
+    segment: int
+    path: tuple[int, ...]
+    attempt: int
+    on_cancel: str  # cancel | abandon: what the parent's early end does to this execution
 
 
 class Execution(Scope, array_like=True, kw_only=True):
@@ -125,6 +138,8 @@ class Execution(Scope, array_like=True, kw_only=True):
     signal_ids: dict[str, None] | None = None
     held: int = 0  # bytes of values kept
     generation: int = 0  # of idempotency keys: grows with a redrive
+    parent: Parent | None = None
+    depth: int = 0  # of nested executions; 0: nobody's child
 
 
 class Definition(Struct):
@@ -173,6 +188,9 @@ class Limits(Struct, array_like=True, frozen=True, kw_only=True):
     signal_bytes_max: int = 8 * 1024 * 1024  # buffered per execution
     workflows_max: int = 100_000
     loop_items_max: int = 1_000_000
+    nesting_max: int = 16  # executions that start executions, counted from the outermost
+    executions_max: int = 200_000  # live ones, above which no execution starts another
+    keyed: KeyedLimits = KeyedLimits()
 
 
 class Changes:
@@ -206,6 +224,7 @@ class State:
         "granted",
         "held",
         "images",
+        "keyed",
         "limits",
         "now",
         "queued",
@@ -224,6 +243,7 @@ class State:
         self.granted: dict[str, int] = {}  # queue -> write attempts that are ACTIVE
         self.queued: dict[str, int] = {}  # queue -> write attempts that are QUEUED
         self.held: int = 0  # of values held by live executions
+        self.keyed = Keyed()
         self.limits = Limits()
         # for the store; not part of what is compared between replicas
         self.changes = Changes()
@@ -291,9 +311,11 @@ def check_invariants(state: State) -> None:
         references[execution.plan] += 1
         held += execution.held
         _check_execution(execution, state.definitions[execution.plan].program, granted, queued)
+        _check_children(state, execution)
     assert granted == state.granted, f"granted writes: counted {granted}, kept {state.granted}"
     assert queued == state.queued, f"queued writes: counted {queued}, kept {state.queued}"
     assert held == state.held, f"bytes held: counted {held}, kept {state.held}"
+    state.keyed.check_invariants()
     for plan, definition in state.definitions.items():
         assert references[plan] == definition.references, (
             f"references: {references[plan]} {definition.references}"
@@ -302,6 +324,18 @@ def check_invariants(state: State) -> None:
     assert set(state.dedupe_order) == set(state.dedupe)
     assert sum(state.dedupe_counts.values()) == len(state.dedupe)
     assert executions_without_next_step(state) == 0
+
+
+def _check_children(state: State, execution: Execution) -> None:
+    """Whoever waits for a child has one that knows it, and will be resumed by its end."""
+    for scope in scopes_of(execution):
+        for attempt in scope.attempts.values():
+            if attempt.stage == Stage.CHILD:
+                child = state.executions.get(attempt.name or "")
+                assert child is not None, f"{execution.id} waits for {attempt.name}, which is not live"
+                assert child.parent is not None
+                waiting = (child.parent.id, child.parent.segment, child.parent.path, child.parent.attempt)
+                assert waiting == (execution.id, attempt.segment, scope.path, attempt.number)
 
 
 def held_bytes(execution: Execution) -> int:

@@ -26,9 +26,7 @@ def status_of(x: Execution, is_running: IsRunning) -> Status:
     if x.ending == "cancelled":
         return "cancelling"
     if x.active == 0 and all(
-        a.stage in (Stage.TIMER, Stage.SIGNAL, Stage.BACKOFF, Stage.LOOP)
-        for scope in scopes_of(x)
-        for a in scope.attempts.values()
+        a.stage not in (Stage.QUEUED, Stage.ACTIVE) for scope in scopes_of(x) for a in scope.attempts.values()
     ):
         return "waiting"
     if x.started_at:
@@ -71,6 +69,7 @@ def view_of(x: Execution, plan: ControlPlan, is_running: IsRunning, *, steps: bo
         steps_total=len(names),
         steps_done=len(outputs),
         steps=step_views(x, plan, is_running) if steps else None,
+        parent=x.parent.id if x.parent is not None else None,
     )
 
 
@@ -218,4 +217,5 @@ def _read_attempts(
                 Stage.SIGNAL: f"signal {attempt.name}",
                 Stage.BACKOFF: "retry",
                 Stage.LOOP: "loop",
+                Stage.CHILD: f"child {attempt.name}",
             }[Stage(attempt.stage)]

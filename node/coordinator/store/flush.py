@@ -63,6 +63,8 @@ class FlushJob:
 
     __slots__ = (
         "accepted",
+        "cache_put",
+        "cache_removed",
         "dedupe_put",
         "dedupe_removed",
         "definitions_put",
@@ -73,6 +75,8 @@ class FlushJob:
         "limits",
         "now",
         "plans",
+        "rates_put",
+        "rates_removed",
         "removed",
         "rows",
         "term",
@@ -129,6 +133,23 @@ class FlushJob:
                 self.dedupe_removed.append(key)
             else:
                 self.dedupe_put.append((*key, claim.execution_id, claim.digest, claim.at, claim.number))
+        self.cache_put: list[tuple[str, str, bytes, float]] = []
+        self.cache_removed: list[tuple[str, str]] = []
+        self.rates_put: list[tuple[str, str, bytes]] = []
+        self.rates_removed: list[tuple[str, str]] = []
+        cache_changed, rates_changed = state.keyed.take_changes()
+        for key in cache_changed:
+            entry = state.keyed.cache.get(key)
+            if entry is None:
+                self.cache_removed.append(key)
+            else:
+                self.cache_put.append((*key, entry.value, entry.ends))
+        for key in rates_changed:
+            rate = state.keyed.rates.get(key)
+            if rate is None:
+                self.rates_removed.append(key)
+            else:
+                self.rates_put.append((*key, encode_any(rate)))
 
     def encode_some(self, state: State, *, count_max: int) -> bool:
         """Encode up to so many rows; True when the job is complete."""

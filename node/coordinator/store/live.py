@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from node.coordinator.keyed import Cached, Rate
 from node.coordinator.program import Program
 from node.coordinator.state import (
     Dedupe,
@@ -35,7 +36,10 @@ CREATE TABLE IF NOT EXISTS executions (number INTEGER PRIMARY KEY, row BLOB NOT 
 CREATE TABLE IF NOT EXISTS definitions (hash BLOB PRIMARY KEY, payload BLOB NOT NULL, control BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS workflows (id TEXT PRIMARY KEY, row BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS dedupe (tenant TEXT, key TEXT, execution_id TEXT NOT NULL, digest BLOB NOT NULL,
-  at REAL NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (tenant, key)) WITHOUT ROWID
+  at REAL NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (tenant, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cache (tenant TEXT, key TEXT, value BLOB NOT NULL, ends REAL NOT NULL,
+  PRIMARY KEY (tenant, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rates (tenant TEXT, key TEXT, row BLOB NOT NULL, PRIMARY KEY (tenant, key)) WITHOUT ROWID
 """
 _TABLES: Final = {  # name -> (columns, statement that puts one row back)
     "meta": ("one, applied_index, term, now, accepted, limits", "INSERT INTO meta VALUES (?, ?, ?, ?, ?, ?)"),
@@ -45,6 +49,8 @@ _TABLES: Final = {  # name -> (columns, statement that puts one row back)
         "tenant, key, execution_id, digest, at, number",
         "INSERT INTO dedupe VALUES (?, ?, ?, ?, ?, ?)",
     ),
+    "cache": ("tenant, key, value, ends", "INSERT INTO cache VALUES (?, ?, ?, ?)"),
+    "rates": ("tenant, key, row", "INSERT INTO rates VALUES (?, ?, ?)"),
     "executions": ("number, row", "INSERT INTO executions VALUES (?, ?)"),
 }
 _CHUNK_BYTES: Final = 256 * 1024
@@ -52,6 +58,7 @@ _CHUNK_BYTES_MAX: Final = 256 * 1024 * 1024  # a frame above this is damage: one
 _HEADER: Final = struct.Struct("<I")
 _frame_decoder: Final = msgspec.msgpack.Decoder(tuple[str, list[list[Any]]])
 _limits_decoder: Final = msgspec.msgpack.Decoder(Limits)
+_rate_decoder: Final = msgspec.msgpack.Decoder(Rate)
 _workflow_decoder: Final = msgspec.msgpack.Decoder(Workflow)
 
 
@@ -85,6 +92,10 @@ class LiveStore:
             connection.executemany("INSERT OR REPLACE INTO workflows VALUES (?, ?)", job.workflows_put)
             connection.executemany("DELETE FROM dedupe WHERE tenant = ? AND key = ?", job.dedupe_removed)
             connection.executemany("INSERT OR REPLACE INTO dedupe VALUES (?, ?, ?, ?, ?, ?)", job.dedupe_put)
+            connection.executemany("DELETE FROM cache WHERE tenant = ? AND key = ?", job.cache_removed)
+            connection.executemany("INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?)", job.cache_put)
+            connection.executemany("DELETE FROM rates WHERE tenant = ? AND key = ?", job.rates_removed)
+            connection.executemany("INSERT OR REPLACE INTO rates VALUES (?, ?, ?)", job.rates_put)
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?, ?, ?)",
                 (job.index, job.term, job.now, job.accepted, job.limits),
@@ -191,6 +202,10 @@ def _load(connection: sqlite3.Connection, path: Path) -> tuple[State, int, int]:
             state.dedupe[(tenant, key)] = Dedupe(execution_id, digest, at, number)
             state.dedupe_order.append((tenant, key))
             state.dedupe_counts[tenant] = state.dedupe_counts.get(tenant, 0) + 1
+        for tenant, key, value, ends in connection.execute("SELECT tenant, key, value, ends FROM cache"):
+            state.keyed.load_cached((tenant, key), Cached(value, ends))
+        for tenant, key, row in connection.execute("SELECT tenant, key, row FROM rates"):
+            state.keyed.load_rate((tenant, key), _rate_decoder.decode(row))
         for (row,) in connection.execute("SELECT row FROM executions ORDER BY number"):
             _add(state, row)
     except (msgspec.DecodeError, KeyError, ValueError) as error:

@@ -229,6 +229,8 @@ def image(state: State) -> list[bytes]:
         ),
         *sorted([name, msgspec.msgpack.encode(w)] for name, w in state.workflows.items()),
         *[[list(key), state.dedupe[key]] for key in state.dedupe_order],
+        *sorted([list(key), entry] for key, entry in state.keyed.cache.items()),
+        *sorted([list(key), rate] for key, rate in state.keyed.rates.items()),
         [sorted(state.dedupe_counts.items()), sorted(state.granted.items()), sorted(state.queued.items())],
     ]
     return [msgspec.msgpack.encode(part) for part in parts]
