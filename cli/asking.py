@@ -1,8 +1,9 @@
-"""`list`, `get`, `history`, `cancel`, `status`, `workflows`: one question to a node, one answer."""
+"""`list`, `get`, `history`, `cancel`, `signal`, `status`, `workflows`: one question to a node, one answer."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar, get_args
@@ -169,6 +170,28 @@ def cancel_command(execution_ids: tuple[str, ...], reason: str, addresses: list[
         return
     for execution in executions:
         out_console().print(execution.id, status_text(execution.status))
+
+
+@click.command("signal")
+@click.argument("execution_id", metavar="ID")
+@click.argument("name")
+@click.option("--payload", metavar="JSON", default="null", help="The value that the step gets.")
+@click.option("--key", metavar="TEXT", help="Under one key the execution takes the signal once.")
+@node_option
+@json_option
+def signal_command(
+    execution_id: str, name: str, payload: str, key: str | None, addresses: list[str], as_json: bool
+) -> None:
+    """Send a signal to the step that waits for it. Durable when the command returns."""
+    try:
+        value = json.loads(payload)
+    except ValueError as error:
+        raise click.BadParameter(f"is not JSON: {error}", param_hint="--payload") from None
+    execution = ask(addresses, lambda client: client.signal(execution_id, name, value, key=key))
+    if as_json:
+        print_json(execution.raw)
+        return
+    out_console().print(execution.id, status_text(execution.status))
 
 
 @click.command("status")

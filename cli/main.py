@@ -32,6 +32,7 @@ SECTIONS: Final = (
             ("watch", "cli.running", "watch_command"),
             ("history", "cli.asking", "history_command"),
             ("cancel", "cli.asking", "cancel_command"),
+            ("signal", "cli.asking", "signal_command"),
         ),
     ),
     (

@@ -41,6 +41,7 @@ class MemoryEngine:
         self.keys: dict[str, str] = {}
         self.requests: list[StartRequest] = []
         self.calls = 0
+        self.signals: list[tuple[str, str, bytes, str | None]] = []
         self.fail_with: ThaiyyalError | BaseException | None = None
         self.facts: dict[str, Any] = {"executions_live": 0, "raft": {"term": 3}}
         self._changed = asyncio.Condition()
@@ -195,6 +196,15 @@ class MemoryEngine:
             raise Conflict(f"execution {execution_id} is {view.status} already")
         await self.finish(execution_id, "cancelled")
         return self.executions[execution_id]
+
+    async def signal(
+        self, execution_id: str, name: str, payload: bytes, *, key: str | None = None
+    ) -> ExecutionView:
+        view = await self.get(execution_id)
+        if view.status in TERMINAL:
+            raise Conflict(f"execution {execution_id} is {view.status} already")
+        self.signals.append((execution_id, name, payload, key))
+        return view
 
     async def register_workflow(
         self, *, workflow_id: str, payload: bytes, name: str = "", description: str = ""

@@ -135,6 +135,7 @@ class Execution:
     steps_done: int
     steps: tuple[Step, ...] | None = None
     deduplicated: bool = False
+    parent: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -343,6 +344,18 @@ class Client:
         """Returns when the cancellation is durable; the execution may still be `cancelling`."""
         path = f"/v1/executions/{_segment(execution_id)}/cancel"
         return _execution(await self._call("POST", path, body={"reason": reason}))
+
+    async def signal(
+        self, execution_id: str, name: str, payload: Any = None, *, key: str | None = None
+    ) -> Execution:
+        """Hand a value to the step that waits for this signal, now or later. Durable when it returns.
+
+        Under one `key` an execution takes a signal once; without one each call has a key of its own, so that repeating
+        it after a lost connection does no harm.
+        """
+        path = f"/v1/executions/{_segment(execution_id)}/signals/{_segment(name)}"
+        body = {"payload": payload, "key": key or new_idempotency_key()}
+        return _execution(await self._call("POST", path, body=body))
 
     async def history(self, execution_id: str, *, after: int = 0) -> tuple[Event, ...]:
         """Everything that has happened so far."""
@@ -715,6 +728,12 @@ class SyncClient:
     def cancel(self, execution_id: str, *, reason: str = "") -> Execution:
         """See Client.cancel."""
         return self._wait(self._client.cancel(execution_id, reason=reason))
+
+    def signal(
+        self, execution_id: str, name: str, payload: Any = None, *, key: str | None = None
+    ) -> Execution:
+        """See Client.signal."""
+        return self._wait(self._client.signal(execution_id, name, payload, key=key))
 
     def history(self, execution_id: str, *, after: int = 0) -> tuple[Event, ...]:
         """See Client.history."""

@@ -18,6 +18,7 @@ from node.api.problems import CATALOGUE, PROBLEM_TYPE
 from node.api.replies import AnyReply, Reply
 from node.api.router import Route
 from node.api.server import Call
+from node.api.signals import SignalBody
 from node.engine import Status, StepStatus
 
 Json = dict[str, Any]
@@ -74,12 +75,16 @@ _EXECUTION = _object(
         "steps_total": _COUNT,
         "steps_done": _COUNT,
         "steps": {"type": "array", "items": _ref("Step"), "description": "With ?steps=1."},
+        "parent": {
+            "type": "string",
+            "description": "The execution whose sub_workflow step started this one.",
+        },
         "deduplicated": {
             "type": "boolean",
             "description": "True when the idempotency key had started this execution before.",
         },
     },
-    optional=("steps", "deduplicated"),
+    optional=("steps", "parent", "deduplicated"),
 )
 _WORKFLOW = _object(
     {
@@ -324,6 +329,14 @@ _OPERATIONS: Final[dict[str, _Described]] = {
         body_optional=True,
         problems=(400, 404, 408, 409, 413, 415, 429, 503, 507),
     ),
+    "signalExecution": _Described(
+        "Hand a value to the step that waits for this signal, now or later; 202 when that is durable",
+        "executions",
+        _answers("Execution", 200, 202),
+        body=SignalBody,
+        body_optional=True,
+        problems=(400, 404, 408, 409, 413, 415, 429, 503, 507),
+    ),
     "registerWorkflow": _Described(
         "Register a workflow; 201 with a new version, 200 when this content has one",
         "workflows",
@@ -514,10 +527,12 @@ def document(routes: Sequence[Route], *, version: str) -> Json:
 
 
 def _body_schemas() -> dict[str, Json]:
-    kinds = [StartBody, BatchBody, CancelBody, RegisterBody, ValidateBody]
+    kinds = [StartBody, BatchBody, CancelBody, SignalBody, RegisterBody, ValidateBody]
     _, schemas = msgspec_json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     for name, schema in schemas.items():
         properties = schema["properties"]
+        if name == "SignalBody":
+            properties["payload"] = {"description": "Any JSON value; null without one."}
         for field in ("workflow", "inputs"):
             if field in properties:
                 properties[field] = {"type": "object", "description": _RAW_FIELDS[field]}

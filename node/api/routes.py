@@ -19,6 +19,7 @@ from node.api.openapi import OpenApiRoute, operation
 from node.api.original import HealthRoutes, OriginalRoutes, enveloped
 from node.api.router import Route, Router
 from node.api.server import ApiServer, ApiSettings
+from node.api.signals import SignalRoutes
 from node.api.workflows import Checker, WorkflowRoutes
 from node.engine import Engine
 
@@ -63,6 +64,7 @@ def _table(
     parts: ApiParts, batcher: StartBatcher, counters: RequestCounters, connections: Callable[[], int]
 ) -> list[Route]:
     executions = ExecutionRoutes(parts.engine, parts.settings, batcher, counters)
+    signals = SignalRoutes(parts.engine, parts.settings)
     workflows = WorkflowRoutes(parts.engine, parts.settings, parts.check)
     about = AboutRoutes(
         parts.engine,
@@ -84,6 +86,7 @@ def _table(
         Route("GET", "/v1/executions/{id}/history", executions.history, operation("getHistory")),
         Route("GET", "/v1/executions/{id}/events", executions.events, operation("followExecution")),
         Route("POST", "/v1/executions/{id}/cancel", executions.cancel, operation("cancelExecution")),
+        Route("POST", "/v1/executions/{id}/signals/{name}", signals.send, operation("signalExecution")),
         Route("POST", "/v1/workflows", workflows.register, operation("registerWorkflow")),
         Route("GET", "/v1/workflows", workflows.list, operation("listWorkflows")),
         Route("POST", "/v1/workflows:validate", workflows.validate, operation("validateWorkflow")),
