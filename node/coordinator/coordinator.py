@@ -69,6 +69,7 @@ from workflow.messages import ControlPlan
 log = logging.getLogger(__name__)
 
 _NO_NUMBER: Final = 1 << 62
+_LIST_SLICE: Final = 1000  # executions that a list looks at in one turn of the loop: about 3 ms
 
 
 class RaftLog(Log, Protocol):
@@ -561,16 +562,19 @@ class Coordinator:
         limit = max(1, min(limit, self._settings.list_limit_max))
         below = _cursor_number(cursor)
         found: dict[int, ExecutionSummary] = {}
-        for x in self._in_memory(below):
-            if len(found) > limit:
-                break
-            if workflow is not None and x.workflow_id != workflow:
-                continue
-            if tag is not None and x.tags.get(tag[0]) != tag[1]:
-                continue
-            if status is not None and status_of(x, self._is_running) != status:
-                continue
-            found[x.number] = self._summary(x)
+        ended = sorted((e.execution for e in self._stores.all_ended_in_memory()), key=lambda x: -x.number)
+        live = builtins.list(reversed(self.replica.state.executions.values()))
+        for source in (live, ended):
+            matches = 0
+            for looked_at, x in enumerate(source, start=1):
+                if looked_at % _LIST_SLICE == 0:
+                    await asyncio.sleep(0)  # a long look must not hold up everybody else
+                if x.number >= below or not self._matches(x, status, workflow, tag):
+                    continue
+                found[x.number] = self._summary(x)
+                matches += 1
+                if matches > limit:
+                    break
         if status is None or status in TERMINAL:
             rows = await self._stores.read_history(
                 lambda history: history.search(
@@ -586,15 +590,14 @@ class Coordinator:
             items=[found[number] for number in numbers], cursor=str(numbers[-1]) if more and numbers else None
         )
 
-    def _in_memory(self, below: int) -> builtins.list[Execution]:
-        """Live executions and those that have just ended, newest first."""
-        state = self.replica.state
-        found = [x for x in reversed(state.executions.values()) if x.number < below]
-        ended = [e.execution for e in self._stores.all_ended_in_memory() if e.execution.number < below]
-        if ended:
-            found += ended
-            found.sort(key=lambda x: -x.number)
-        return found
+    def _matches(
+        self, x: Execution, status: str | None, workflow: str | None, tag: tuple[str, str] | None
+    ) -> bool:
+        if workflow is not None and x.workflow_id != workflow:
+            return False
+        if tag is not None and x.tags.get(tag[0]) != tag[1]:
+            return False
+        return status is None or status_of(x, self._is_running) == status
 
     def _summary(self, x: Execution) -> ExecutionSummary:
         ended = self._stores.ended_in_memory(x.id) if x.status else None
