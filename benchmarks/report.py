@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -18,7 +19,10 @@ def percentile(ascending: Sequence[float], share: float) -> float:
     """The smallest value that `share` (0 to 1) of all values do not exceed; NaN of nothing."""
     if not ascending:
         return float("nan")
-    return ascending[min(len(ascending) - 1, max(0, -(-int(share * 1000) * len(ascending) // 1000) - 1))]
+    rank = math.ceil(
+        round(share * len(ascending), 6)
+    )  # from 1; rounded, because 0.07 * 100 is a little over 7
+    return ascending[max(rank, 1) - 1]
 
 
 def latency_figures(seconds: Sequence[float]) -> dict[str, float]:
