@@ -57,7 +57,9 @@ class Spawn(Struct, frozen=True, array_like=True):
     items: list[bytes]
     max_concurrency: int
     tolerated_failures: int
-    carry: bytes | None = None  # given back with the results: `resume` is [carry, results, failed count, last error]
+    carry: bytes | None = (
+        None  # given back with the results: `resume` is [carry, results, failed count, last error]
+    )
 
 
 class SegmentResult(Struct, frozen=True, array_like=True):
@@ -91,7 +93,9 @@ class RetryPolicy(Struct, frozen=True, array_like=True):
     multiplier: float = 2.0
     jitter: float = 1.0  # share of the delay that is random, 0 to 1
     non_retryable: tuple[str, ...] = ()
-    retry_on: tuple[str, ...] = ()  # parts of codes or texts; when there are any, only such errors are retried
+    retry_on: tuple[
+        str, ...
+    ] = ()  # parts of codes or texts; when there are any, only such errors are retried
     backoff: str = "exponential"  # exponential | linear
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -278,6 +279,8 @@ class _Loader:
             return [self._plain(item, path) for item in value]
         if isinstance(value, dict):
             return {key: self._plain(item, path) for key, item in value.items()}
+        if type(value) is int and value.bit_length() > 1023:
+            return math.inf if value > 0 else -math.inf  # as 1e400 is read
         return value
 
     # --- nodes ----------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def run_switch(step: Step, inputs: Sequence[Value], state: RunState, services: S
                 "matched": False,
                 "case": "default",
                 "output_path": path,
-                "case_index": position,
+                "case_index": float(position),
             }
         when = case.get("when")
         if condition_holds(step, f"cases[{position}].when", when, scope):
@@ -178,7 +178,7 @@ def run_switch(step: Step, inputs: Sequence[Value], state: RunState, services: S
                 "matched": True,
                 "case": when,
                 "output_path": path,
-                "case_index": position,
+                "case_index": float(position),
             }
     raise StepFailed("no case of the switch holds, and it has no default", code="no_case", retryable=False)
 

@@ -5,8 +5,9 @@ A step's data becomes `Data`: numbers as floats, with the template of its texts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, Final
 
 from workflow.definition import Definition, FlowEdge, InputSpec, LoadError, Problem
@@ -14,7 +15,7 @@ from workflow.infer import infer_type
 from workflow.inputs import parse_inputs
 from workflow.level2.grammar import Compiled, compile_expression
 from workflow.level2.scope import ExpressionError
-from workflow.level2.shapes import Shape, problems_of
+from workflow.level2.shapes import Shape, has_template, problems_of
 from workflow.level2.templates import Data, compile_template
 from workflow.level2.types import LEVEL2, SHAPES
 from workflow.policy import PolicyInvalid, parse_policy
@@ -24,7 +25,8 @@ from workflow.values import from_json
 
 ID_LENGTH_MAX: Final = 200
 PROBLEMS_MAX: Final = 100
-_NODE_KEYS: Final = frozenset({"id", "type", "data", "policy"})
+HINTS_MAX: Final = 20  # problems for which a name that was meant is looked for
+HINT_NAMES_MAX: Final = 1000
 _OPEN: Final = Shape(open=True)
 
 
@@ -42,6 +44,10 @@ def load(tree: Mapping[str, Any], canonical: bytes, step_types: Mapping[str, Ste
     return definition
 
 
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= ID_LENGTH_MAX else text[:ID_LENGTH_MAX] + "…")
+
+
 class _Loader:
     def __init__(self, own: Mapping[str, StepType]) -> None:
         self.own = own
@@ -51,6 +57,13 @@ class _Loader:
 
     def problem(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))
+
+    def hint(self, wrong: str, known: Iterable[str]) -> str:
+        """What was meant, perhaps: only for the problems that are shown, since looking takes time."""
+        if len(self.problems) >= HINTS_MAX or len(wrong) > ID_LENGTH_MAX:
+            return ""
+        near = get_close_matches(wrong, list(islice(known, HINT_NAMES_MAX)), n=1)
+        return f"; did you mean {near[0]!r}?" if near else ""
 
     def load(self, tree: Mapping[str, Any], canonical: bytes) -> Definition:
         workflow_id = tree.get("workflow_id")
@@ -103,6 +116,9 @@ class _Loader:
         if type(step_id) is not str or not step_id or len(step_id) > ID_LENGTH_MAX:
             self.problem(f"{path}.id", f"must be a text of 1 to {ID_LENGTH_MAX} characters")
             return None
+        if not step_id.isprintable():
+            self.problem(f"{path}.id", "must be of printable characters")
+            return None
         data = node.get("data")
         if data is not None and not isinstance(data, dict):
             self.problem(f"{path}.data", "must be an object")
@@ -110,17 +126,22 @@ class _Loader:
         data = data or {}
         type_name = node.get("type") or infer_type(data)
         if type(type_name) is not str or type_name not in self.names:
-            near = get_close_matches(str(type_name), self.names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; GET /v1/step-types lists the types"
-            self.problem(f"{path}.type", f"unknown step type {type_name!r}{hint}")
+            if type(type_name) is not str:
+                self.problem(f"{path}.type", "must be a text")
+            elif not type_name:
+                self.problem(f"{path}.type", "the step has no type, and its data does not tell")
+            else:
+                hint = self.hint(type_name, self.names) or "; GET /v1/step-types lists the types"
+                self.problem(f"{path}.type", f"unknown step type {_shown(type_name)}{hint}")
             return None
         shape = SHAPES.get(type_name, _OPEN)
         for field, message in problems_of(type_name, shape, data):
             self.problem(f"{path}.data.{field}", message)
-        if type_name == "task" and type(data.get("step")) is str and data["step"] not in self.own:
+        named = data.get("step") if type_name == "task" else None
+        if type(named) is str and named not in self.own and not has_template(named):
             known = ", ".join(sorted(self.own)) or "none; start the node with --load MODULE"
             self.problem(
-                f"{path}.data.step", f"no Python step {data['step']!r} is registered (registered: {known})"
+                f"{path}.data.step", f"no Python step {_shown(named)} is registered (registered: {known})"
             )
         return Step(step_id, type_name, self.data(path, shape, data), data, self.policy(path, node), index)
 
@@ -136,19 +157,21 @@ class _Loader:
                     expressions.append(compile_expression(value))
                 elif kind == "cases" and isinstance(value, list):
                     expressions += [
-                        compile_expression(c["when"])
-                        for c in value
-                        if type(c.get("when")) is str and c["when"]
+                        compile_expression(case["when"])
+                        for case in value
+                        if isinstance(case, dict) and type(case.get("when")) is str and case["when"]
                     ]
                 elif name != "label":
                     templated[name] = value
             except ExpressionError:
                 continue  # problems_of has said so
-        template = None
-        try:
-            template = compile_template(templated)
-        except ExpressionError as error:
-            self.problem(f"{path}.data", f"template: {error}")
+        for name, value in list(templated.items()):
+            try:
+                compile_template(value)
+            except ExpressionError as error:
+                self.problem(f"{path}.data.{name}", f"template: {error}")
+                del templated[name]
+        template = compile_template(templated)
         if template is not None:
             expressions += template.expressions
         return Data(fields, template, tuple(expressions))
@@ -173,9 +196,12 @@ class _Loader:
         for end in ("source", "target"):
             value = item.get(end)
             if type(value) is not str or value not in steps:
-                near = get_close_matches(str(value), steps, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                self.problem(f"{path}.{end}", f"no step has the id {value!r}{hint}")
+                if type(value) is not str:
+                    self.problem(f"{path}.{end}", "must be the id of a step")
+                else:
+                    self.problem(
+                        f"{path}.{end}", f"no step has the id {_shown(value)}{self.hint(value, steps)}"
+                    )
                 return None
             ends.append(value)
         handle = item.get("sourceHandle") if item.get("sourceHandle") is not None else item.get("condition")

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -32,6 +33,10 @@ from workflow.values import Value
 ITEM: Final = "\0item"
 """The id under which a body step finds the loop's item among its inputs; no step of a payload can have it."""
 ERROR_PORT: Final = "error"
+LOOP_DEPTH_MAX: Final = 16
+"""Loops inside loops: each level is a part of the path of every attempt inside."""
+SHOWN_MAX: Final = 10
+"""Steps or references that one text names."""
 _CONTEXT_TYPES: Final = frozenset({"context_variable", "context_constant"})
 
 
@@ -174,44 +179,60 @@ class _Compiler:
     # --- loops ----------------------------------------------------------------------------------------------
 
     def _find_scopes(self) -> None:
-        """The innermost loop around each step; problems for edges that enter or leave a body."""
+        """The innermost loop around each step; problems for cycles and for edges that enter or leave a body.
+
+        What a loop's port leads to stands in its body, and so does all that follows from there.
+        """
         targets: dict[str, list[FlowEdge]] = {}
+        sources: dict[str, list[FlowEdge]] = {}
         for edge in self.flows:
             targets.setdefault(edge.source, []).append(edge)
-        self.scope_of = dict.fromkeys(self.steps, "")
-        reaches: list[tuple[int, str, set[str]]] = []
-        for step in self.definition.steps:
-            port = self._shape_loop(step)
-            if port is not None:
-                entries = [edge.target for edge in targets.get(step.id, ()) if edge.handle == port]
-                reach = _reach(entries, targets)
-                if step.id in reach:
-                    self.problem(
-                        self.at(step.id),
-                        f"the body of {step.id!r} leads back to it; a loop goes on by itself",
-                    )
-                    continue
-                if not entries:
-                    self.problem(self.at(step.id), f"no step stands behind the {port!r} port of {step.id!r}")
-                reaches.append((len(reach), step.id, reach))
-        for _, loop, reach in sorted(reaches, reverse=True):
-            for step_id in reach:
-                self.scope_of[step_id] = loop
-        for index, edge in enumerate(self.flows):
-            if self.problems:
-                return
-            inside = (
-                edge.source
-                if edge.handle == self._shape_loop(self.steps[edge.source]) and edge.handle
-                else None
-            )
-            expected = inside if inside is not None else self.scope_of[edge.source]
-            if self.scope_of[edge.target] != expected:
+            sources.setdefault(edge.target, []).append(edge)
+        order, stuck = _sorted(self.steps, [(edge.source, edge.target) for edge in self.flows])
+        if stuck:
+            self._report_cycle(stuck, targets)
+            return
+        depths = {"": 0}
+        for step_id in order:
+            incoming = sources.get(step_id, ())
+            scopes: dict[str, FlowEdge | None] = {self._scope_behind(edge): edge for edge in incoming}
+            scopes = scopes or {"": None}
+            scope = max(scopes, key=lambda loop: (depths[loop], loop))
+            self.scope_of[step_id] = scope
+            if len(scopes) > 1:
+                fed = ", ".join(repr(edge.source) for edge in scopes.values() if edge is not None)
                 self.problem(
-                    f"edges[{index}]",
-                    f"the edge from {edge.source!r} to {edge.target!r} crosses the border of a loop's body; "
-                    "what follows the loop hangs on its done port",
+                    self.at(step_id),
+                    f"{step_id!r} is fed from inside the loop {scope!r} and from outside it ({fed}), and an edge must "
+                    "not cross the border of a loop's body; what follows a loop hangs on its done port",
                 )
+                return
+            port = self._shape_loop(self.steps[step_id])
+            if port is not None:
+                depths[step_id] = depths[scope] + 1
+                if depths[step_id] > LOOP_DEPTH_MAX:
+                    self.problem(self.at(step_id), f"loops are nested over {LOOP_DEPTH_MAX} deep")
+                    return
+                if not any(edge.handle == port for edge in targets.get(step_id, ())):
+                    self.problem(self.at(step_id), f"no step stands behind the {port!r} port of {step_id!r}")
+
+    def _scope_behind(self, edge: FlowEdge) -> str:
+        """The scope that an edge leads to, from that of its source."""
+        is_entry = edge.handle is not None and edge.handle == self._shape_loop(self.steps[edge.source])
+        return edge.source if is_entry else self.scope_of[edge.source]
+
+    def _report_cycle(self, stuck: Sequence[str], targets: Mapping[str, Sequence[FlowEdge]]) -> None:
+        for step_id in stuck[:SHOWN_MAX]:
+            port = self._shape_loop(self.steps[step_id])
+            entries = [edge.target for edge in targets.get(step_id, ()) if edge.handle == port]
+            if port is not None and step_id in _reach(entries, targets):
+                text = f"the body of {step_id!r} leads back to it; a loop goes on by itself"
+                self.problem(self.at(step_id), text)
+                return
+        shown = ", ".join(map(repr, stuck[:SHOWN_MAX]))
+        self.problem(
+            "edges", f"workflow contains cycles (circular dependencies): {shown} are on a cycle or behind one"
+        )
 
     def _loops_around(self, step_id: str) -> list[str]:
         """Ids of the loops around a step, innermost first, then "" for the root."""
@@ -228,31 +249,55 @@ class _Compiler:
         return shape is not None and shape.guard
 
     def _find_guards(self) -> dict[str, list[Step]]:
-        """step -> the guards behind it, nearest first."""
+        """step -> the guards behind it, nearest first; problems for those that watch nothing or too much."""
+        incoming: dict[str, list[FlowEdge]] = {}
+        for edge in self.flows:
+            incoming.setdefault(edge.target, []).append(edge)
         self.feeder: dict[str, str] = {}
+        self.guards_behind: dict[str, list[str]] = {}
         for step_id in self.steps:
-            if self._is_guard(step_id):
-                feeders = [edge for edge in self.flows if edge.target == step_id]
-                if len(feeders) != 1 or feeders[0].handle not in (None, ERROR_PORT):
-                    kind = self.steps[step_id].type
-                    text = f"{kind} watches the one step that feeds it; {len(feeders)} edges lead here"
-                    self.problem(
-                        self.at(step_id), text if len(feeders) != 1 else f"{kind} hangs on the unnamed port"
-                    )
-                else:
-                    self.feeder[step_id] = feeders[0].source
+            if not self._is_guard(step_id):
+                continue
+            kind, feeders = self.steps[step_id].type, incoming.get(step_id, ())
+            if len(feeders) != 1:
+                text = f"{kind} watches the one step that feeds it; {len(feeders)} edges lead here"
+                self.problem(self.at(step_id), text)
+            elif feeders[0].handle is not None:
+                text = f"{kind} watches the step that feeds it, by its unnamed port; this edge is of the port"
+                self.problem(self.at(step_id), f"{text} {feeders[0].handle!r}")
+            else:
+                self.feeder[step_id] = feeders[0].source
+                self.guards_behind.setdefault(feeders[0].source, []).append(step_id)
         guarded: dict[str, list[Step]] = {}
-        for step_id in self.feeder:
-            chain: list[str] = []
-            at = step_id
-            while at in self.feeder and len(chain) <= len(self.steps):
-                chain.append(at)
-                at = self.feeder[at]
-            if not self._is_guard(at):
-                guards = guarded.setdefault(at, [])
-                if len(chain) > len(guards):
-                    guards[:] = [self.steps[guard] for guard in reversed(chain)]
+        for root in self.guards_behind:
+            if not self._is_guard(root):
+                guarded[root] = self._guards_of(root)
         return guarded
+
+    def _guards_of(self, root: str) -> list[Step]:
+        found: list[Step] = []
+        queue = list(self.guards_behind[root])
+        for guard in queue:
+            found.append(self.steps[guard])
+            queue += self.guards_behind.get(guard, ())
+        for kind in ("retry", "timeout"):
+            same = [step for step in found if step.type == kind]
+            if len(same) > 1:
+                text = (
+                    f"{root!r} is watched by two {kind} steps, {same[0].id!r} and {same[1].id!r}; one must go"
+                )
+                self.problem(self.at(same[1].id), text)
+            policy = self.steps[root].policy
+            if (
+                same
+                and policy is not None
+                and (policy.retry if kind == "retry" else policy.timeout_s) is not None
+            ):
+                text = (
+                    f"{root!r} has a policy with the same in it; {kind} steps and policies exclude each other"
+                )
+                self.problem(self.at(same[0].id), text)
+        return found
 
     def _catches(self, step_id: str) -> bool:
         """Whether a guard, or one behind it, goes on after a failure."""
@@ -262,7 +307,7 @@ class _Compiler:
             return True
         if step.type == "timeout" and data.get("timeout_action") not in (None, "error"):
             return True
-        return any(self._catches(guard) for guard, feeder in self.feeder.items() if feeder == step_id)
+        return any(map(self._catches, self.guards_behind.get(step_id, ())))
 
     def _is_error_edge(self, edge: FlowEdge) -> bool:
         if edge.handle == ERROR_PORT:
@@ -322,27 +367,27 @@ class _Compiler:
 
     def _order(self) -> list[str]:
         """Ids in an order in which everything comes after what it needs; a body comes behind its loop."""
-        waiting = dict.fromkeys(self.steps, 0)
-        targets: dict[str, list[str]] = {}
-        pairs = [(edge.source, edge.target) for edge in self.flows] + self.references
-        for source, target in pairs:
-            waiting[target] += 1
-            targets.setdefault(source, []).append(target)
-        queue = sorted(step_id for step_id, count in waiting.items() if count == 0)
-        order: list[str] = []
-        for step_id in queue:
-            order.append(step_id)
-            for target in targets.get(step_id, ()):
-                waiting[target] -= 1
-                if waiting[target] == 0:
-                    queue.append(target)
-        if len(order) < len(self.steps):
-            stuck = [step_id for step_id, count in waiting.items() if count]
-            shown = ", ".join(map(repr, stuck[:10]))
-            self.problem(
-                "edges", f"workflow contains cycles (circular dependencies): {shown} wait for each other"
-            )
+        pairs = [(edge.source, edge.target) for edge in self.flows]
+        order, stuck = _sorted(self.steps, pairs + self.references)
+        if stuck:
+            self._report_late(set(stuck))
         return order
+
+    def _report_late(self, stuck: set[str]) -> None:
+        """References to steps that only run afterwards: the flow itself has no cycle."""
+        targets: dict[str, list[FlowEdge]] = {}
+        for edge in self.flows:
+            targets.setdefault(edge.source, []).append(edge)
+        for reader in sorted(stuck & self.reads.keys(), key=lambda step_id: self.steps[step_id].index)[
+            :SHOWN_MAX
+        ]:
+            after = _reach([reader], targets)
+            for name in sorted(self.reads[reader] & after):
+                text = f"node.{name}: it runs after this step, and has no result yet"
+                self.problem(f"{self.at(reader)}.data", text)
+        if not self.problems:
+            shown = ", ".join(map(repr, sorted(stuck)[:SHOWN_MAX]))
+            self.problem("nodes", f"these steps wait for each other's results: {shown}")
 
     # --- shared state ---------------------------------------------------------------------------------------
 
@@ -350,48 +395,77 @@ class _Compiler:
         """Shared state that a step touches: name -> whether it changes it."""
         data = step.data or {}
         if step.type == "variable":
-            return {f"variable {data.get('var_name')!r}": data.get("var_op") == "set"}
+            return {f"variable {data.get('var_name')!r}": data.get("var_op") != "get"}
         if step.type in ("accumulator", "counter"):
             return {f"the {step.type}": True}
         if step.type in _CONTEXT_TYPES:
-            return {"the context": True}
+            names = [value["name"] for value in data.get("context_values") or ()] or [
+                data.get("context_name")
+            ]
+            return dict.fromkeys([f"context {name!r}" for name in names], True)
         return {}
 
     def _order_shared_state(self, order: Sequence[str]) -> list[tuple[str, str]]:
-        """Order edges that put steps with shared state in a row; problems where no path orders two on the same."""
+        """Order edges that put steps with shared state in a row; problems where no path orders two on the same.
+
+        A step of a body counts as its outermost loop: it runs while that runs.
+        """
+        writers = {
+            name for step in self.definition.steps for name, writes in self._touches(step).items() if writes
+        }
         touching: list[tuple[str, dict[str, bool]]] = []
-        writers = {name for s in self.definition.steps for name, writes in self._touches(s).items() if writes}
         for step_id in order:
-            step = self.steps[step_id]
-            touches = self._touches(step)
-            for expression in step.data.expressions if isinstance(step.data, Data) else ():
-                if "variables" in expression.names:
-                    touches |= {
-                        name: touches.get(name, False) for name in writers if name.startswith("variable ")
-                    }
-                if "context" in expression.names and "the context" in writers:
-                    touches["the context"] = touches.get("the context", False)
+            touches = self._reads_of_state(self.steps[step_id], writers) | self._touches(self.steps[step_id])
             if touches:
                 touching.append((step_id, touches))
-                if self.scope_of[step_id] and any(touches.values()):
-                    text = f"{next(iter(touches))} would be changed by all rounds of a loop at once; use their results"
-                    self.problem(self.at(step_id), text)
-        if len(touching) < 2 or not writers:
+            if self.scope_of[step_id] and any(touches.values()):
+                name = next(name for name, writes in touches.items() if writes)
+                text = f"{name} would be changed by all rounds of a loop at once; use their results"
+                self.problem(self.at(step_id), text)
+        if not touching or not writers or self.problems:
             return []
-        before = self._ancestors(order)
-        for place, (step_id, touches) in enumerate(touching):
-            for earlier, others in touching[:place]:
-                for name in touches.keys() & others.keys():
-                    ordered = (
-                        before[step_id] >> self.number[earlier] & 1
-                        or before[earlier] >> self.number[step_id] & 1
-                    )
-                    if (touches[name] or others[name]) and not ordered:
-                        text = f"{name} is also touched by {earlier!r}, and no path orders the two; connect them"
-                        self.problem(self.at(step_id), text)
-        rooted = [step_id for step_id, _ in touching if not self.scope_of[step_id]]
+        self._check_paths(order, touching)
         self.state_steps = {step_id for step_id, _ in touching}
+        rooted = sorted({self._rooted(step_id) for step_id, _ in touching}, key=self.number.__getitem__)
+        self.state_steps.update(rooted)
         return list(pairwise(rooted))
+
+    def _reads_of_state(self, step: Step, writers: set[str]) -> dict[str, bool]:
+        touches: dict[str, bool] = {}
+        for expression in step.data.expressions if isinstance(step.data, Data) else ():
+            for kind, root in (("variable", "variables"), ("context", "context")):
+                if root in expression.names:
+                    fields = _fields_read(expression.text, root)
+                    for name in writers:
+                        if name.startswith(kind) and (
+                            fields is None or name in {f"{kind} {f!r}" for f in fields}
+                        ):
+                            touches[name] = False
+        return touches
+
+    def _rooted(self, step_id: str) -> str:
+        """The step itself, or the outermost loop around it."""
+        while self.scope_of[step_id]:
+            step_id = self.scope_of[step_id]
+        return step_id
+
+    def _check_paths(self, order: Sequence[str], touching: Sequence[tuple[str, dict[str, bool]]]) -> None:
+        """Of two steps on the same state, one of which changes it, one must come before the other."""
+        before = self._ancestors(order)
+        wrote: dict[str, int] = {}  # name -> bit set of the steps that changed it so far
+        touched: dict[str, int] = {}
+        for step_id, touches in sorted(touching, key=lambda entry: self.number[self._rooted(entry[0])]):
+            rooted = self._rooted(step_id)
+            bit = 1 << self.number[rooted]
+            for name, writes in touches.items():
+                rivals = (touched if writes else wrote).get(name, 0) & ~before[rooted] & ~bit
+                if rivals:
+                    earlier = order[rivals.bit_length() - 1]
+                    text = f"{name} is also touched by {earlier!r}, and no path orders the two; connect them"
+                    self.problem(self.at(step_id), text)
+                touched[name] = touched.get(name, 0) | bit
+                if writes:
+                    wrote[name] = wrote.get(name, 0) | bit
 
     def _ancestors(self, order: Sequence[str]) -> dict[str, int]:
         """step -> bit set (by number) of the steps before it."""
@@ -465,6 +539,8 @@ class _Compiler:
         for source, target in [*((s, t) for s, t, _, _ in flows), *orders]:
             before[target].add(source)
             after[source].add(target)
+        # An order edge alone joins nothing: its source may be skipped while its target runs.
+        flowing = {(source, target) for source, target, _, _ in flows}
         groups: list[list[int]] = []
         group_of: dict[int, int] = {}
         for index, step_id in enumerate(order):
@@ -477,6 +553,7 @@ class _Compiler:
                 if (
                     group[-1] == source
                     and after[source] == {index}
+                    and (source, index) in flowing
                     and source_is_open
                     and not (waits and effects[index] != "pure")
                     and policies[index] is None
@@ -546,7 +623,10 @@ class _Compiler:
             for edge in self.flows
             if edge.handle != self._shape_loop(self.steps[edge.source]) or not edge.handle
         }
+        # What others read by name is no end, unless nothing else is.
+        read = {name for names in self.reads.values() for name in names}
         ends = [index for index, step_id in enumerate(order) if step_id not in inner]
+        ends.sort(key=lambda i: (self.steps[order[i]].type in _CONTEXT_TYPES, order[i] in read))
         return Layout(
             order=tuple(self._positions(order)),
             sources=self._sources(order),
@@ -564,12 +644,7 @@ class _Compiler:
                 )
                 for loop, index in bodies.items()
             ),
-            terminals=tuple(
-                sorted(
-                    (i for i in ends if not self.scope_of[order[i]]),
-                    key=lambda i: self.steps[order[i]].type in _CONTEXT_TYPES,
-                )
-            ),
+            terminals=tuple(i for i in ends if not self.scope_of[order[i]]),
         )
 
     def _positions(self, order: Sequence[str]) -> Iterable[int]:
@@ -614,6 +689,28 @@ def _with_edges(segments: Sequence[SegmentPlan], edges: Sequence[Edge]) -> tuple
         msgspec.structs.replace(segment, edges_in=tuple(edges_in[at]), edges_out=tuple(edges_out[at]))
         for at, segment in enumerate(segments)
     )
+
+
+def _fields_read(text: str, root: str) -> set[str] | None:
+    """Fields of `root` that an expression reads by name; None when it may read any."""
+    fields = re.findall(rf"\b{root}\s*\??\.\s*([A-Za-z_$][A-Za-z0-9_$]*)", text)
+    return set(fields) if len(fields) == len(re.findall(rf"\b{root}\b", text)) else None
+
+
+def _sorted(ids: Iterable[str], pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Ids with each source before its target, roots by id and then breadth first; and those that a cycle holds up."""
+    waiting = dict.fromkeys(ids, 0)
+    targets: dict[str, list[str]] = {}
+    for source, target in pairs:
+        waiting[target] += 1
+        targets.setdefault(source, []).append(target)
+    queue = sorted(step_id for step_id, count in waiting.items() if count == 0)
+    for step_id in queue:
+        for target in targets.get(step_id, ()):
+            waiting[target] -= 1
+            if waiting[target] == 0:
+                queue.append(target)
+    return queue, [step_id for step_id, count in waiting.items() if count]
 
 
 def _reach(entries: Iterable[str], targets: Mapping[str, Sequence[FlowEdge]]) -> set[str]:

@@ -19,13 +19,18 @@ from workflow.level2.scope import ExpressionError
 
 @dataclass(frozen=True, slots=True)
 class DataField:
-    """One field. `kind`: see KINDS. An expression is never a template; any other text may hold templates."""
+    """One field. `kind`: see KINDS. An expression is never a template; any other text may hold templates, unless the
+    field is `fixed`: then the plan depends on it. `least` and `most` bound a number (for a duration: its seconds).
+    """
 
     name: str
     kind: str
     required: bool = False
     about: str = ""
     choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -50,14 +55,17 @@ class Shape:
     open: bool = False
 
 
+DURATION_S_MAX: Final = 3e9
+"""About a hundred years: what a timer can hold."""
+_INTEGER_MAX: Final = 2**53
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (float, int)
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def _is_whole(value: Any) -> bool:
-    return type(value) is int or (
-        type(value) is float and math.isfinite(value) and float(value) == int(value)
-    )
+    return _is_number(value) and value == int(value) and abs(value) <= _INTEGER_MAX
 
 
 KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
@@ -78,15 +86,14 @@ KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 
 
 def _is_duration(value: Any) -> bool:
-    if _is_number(value):
-        return bool(0 <= value < 1e10)
-    return type(value) is str and duration_s(value) is not None
+    seconds = duration_s(value) if _is_number(value) or type(value) is str else None
+    return seconds is not None and 0 <= seconds <= DURATION_S_MAX
 
 
 def duration_s(value: Any) -> float | None:
     """Seconds of a duration: a number of seconds, or text such as "5s" or "1h30m"; None when it is neither."""
-    if _is_number(value):
-        return float(value)
+    if type(value) is not str:
+        return float(value) if _is_number(value) and abs(value) < _INTEGER_MAX else None
     try:
         return parse_duration(value) / 1e9
     except DurationInvalid:
@@ -145,12 +152,23 @@ def _problem(field: DataField, value: Any) -> str | None:
     if field.kind == "cases":
         return _cases_problem(value)
     if has_template(value):
-        return None
+        return "takes no template: the plan of the workflow depends on it" if field.fixed else None
+    return _misfit(field, value)
+
+
+def _misfit(field: DataField, value: Any) -> str | None:
     expected, fits = KINDS[field.kind]
     if not fits(value):
         return f"must be {expected}"
     if field.choices and value not in field.choices:
         return f"must be one of {', '.join(field.choices)}"
+    if field.least is None and field.most is None:
+        return None
+    amount = duration_s(value)
+    if amount is not None and field.least is not None and amount < field.least:
+        return f"must be at least {field.least:g}"
+    if amount is not None and field.most is not None and amount > field.most:
+        return f"must be at most {field.most:g}"
     return None
 
 
@@ -170,6 +188,10 @@ def _cases_problem(value: Any) -> str | None:
     if not _are_cases(value):
         return "must be an array of {when, output_path, is_default}, with at least one"
     for position, case in enumerate(value):
+        if case.get("is_default") is not None and type(case["is_default"]) is not bool:
+            return f"case {position}, is_default must be true or false"
+        if case.get("output_path") is not None and type(case["output_path"]) is not str:
+            return f"case {position}, output_path must be a text"
         if case.get("is_default"):
             if position != len(value) - 1:
                 return f"the default case is case {position}; it must be the last"
@@ -190,9 +212,7 @@ def filled_problem(shape: Shape, data: Mapping[str, Any]) -> str | None:
             if field.required:
                 return f"{field.name} is null"
             continue
-        expected, fits = KINDS[field.kind]
-        if not fits(value):
-            return f"{field.name} must be {expected}"
-        if field.choices and value not in field.choices:
-            return f"{field.name} must be one of {', '.join(field.choices)}"
+        misfit = _misfit(field, value)
+        if misfit is not None:
+            return f"{field.name} {misfit}"
     return None

@@ -17,6 +17,7 @@ from workflow.level2.scope import ExpressionError
 from workflow.level2.shapes import DataField as F
 from workflow.level2.shapes import Shape, filled_problem
 from workflow.level2.templates import Data
+from workflow.policy import attempts_max, seconds_max
 from workflow.steps.base import Field, RunState, Services, Step, StepFailed, StepType, Suspend
 from workflow.steps.registry import LEVEL1
 from workflow.values import Value
@@ -137,16 +138,19 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
         "for_each": Shape(
             (
                 F("items", "any", about="the array; without it the first input"),
-                F("max_concurrency", "integer", about="bodies at once, 10"),
-                F("tolerated_failures", "integer", about="bodies that may fail, 0"),
-                F("max_iterations", "integer", about="elements at most, 100000"),
+                F("max_concurrency", "integer", about="bodies at once, 10", least=1, most=100_000),
+                F("tolerated_failures", "integer", about="bodies that may fail, 0", least=0),
+                F("max_iterations", "integer", about="elements at most, 100000", least=1),
             ),
             "runs the steps behind its item port once for each element",
             ("item", "done"),
             loop="item",
         ),
         "while_loop": Shape(
-            (F("condition", "expression", True), F("max_iterations", "integer", about="rounds at most, 100")),
+            (
+                F("condition", "expression", True),
+                F("max_iterations", "integer", about="rounds at most, 100", least=1),
+            ),
             "runs the steps behind its body port while a condition holds",
             ("body", "done"),
             loop="body",
@@ -154,26 +158,36 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
         # guards
         "retry": Shape(
             (
-                F("max_attempts", "integer"),
-                F("backoff_strategy", "text", choices=("exponential", "linear", "constant")),
-                F("initial_delay", "duration"),
-                F("max_delay", "duration"),
-                F("multiplier", "number"),
-                F("retry_on_errors", "texts", about="only errors whose code or text has one of these"),
+                F("max_attempts", "integer", about="3", least=1, most=attempts_max, fixed=True),
+                F(
+                    "backoff_strategy",
+                    "text",
+                    about="exponential",
+                    choices=("exponential", "linear", "constant"),
+                    fixed=True,
+                ),
+                F("initial_delay", "duration", about="1s", most=seconds_max, fixed=True),
+                F("max_delay", "duration", about="30s", most=seconds_max, fixed=True),
+                F("multiplier", "number", about="2, exponential only", least=1, most=1000, fixed=True),
+                F("retry_on_errors", "texts", about="only errors whose code or text has one", fixed=True),
             ),
             "runs the step that feeds it again when it fails",
             guard=True,
         ),
         "timeout": Shape(
             (
-                F("timeout", "duration", True),
-                F("timeout_action", "text", about="error, or anything else to go on"),
+                F("timeout", "duration", True, least=0.001, most=seconds_max, fixed=True),
+                F("timeout_action", "text", about="error (default), or anything else to go on", fixed=True),
             ),
             "bounds the time of the step that feeds it",
             guard=True,
         ),
         "try_catch": Shape(
-            (F("fallback_value", "any"), F("continue_on_error", "boolean"), F("error_output_path", "text")),
+            (
+                F("fallback_value", "any", about="null"),
+                F("continue_on_error", "boolean", about="true; false fails again", fixed=True),
+                F("error_output_path", "text", about="a port for what was caught", fixed=True),
+            ),
             "goes on when the step that feeds it has failed",
             guard=True,
         ),
@@ -192,14 +206,14 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
         "sub_workflow": Shape(
             (
                 F("workflow_id", "text", True),
-                F("version", "integer"),
+                F("version", "integer", about="the newest", least=1, most=2**31),
                 F("inputs", "object"),
-                F("on_cancel", "text", choices=("cancel", "abandon")),
+                F("on_cancel", "text", about="cancel", choices=("cancel", "abandon")),
             ),
             "runs a registered workflow",
         ),
         "task": Shape(
-            (F("step", "text", True, "name of a registered Python step"), F("args", "object")),
+            (F("step", "text", True, "name of a registered Python step", fixed=True), F("args", "object")),
             "runs a Python step",
         ),
         "http": Shape(
@@ -209,7 +223,7 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
                 F("headers", "object"),
                 F("query", "object"),
                 F("body", "any"),
-                F("timeout", "duration"),
+                F("timeout", "duration", about="30s", least=0.001, most=seconds_max),
                 F("expected_statuses", "any", about='numbers or "2xx"; default any 2xx'),
                 F("response", "text", choices=("body", "full")),
             ),
@@ -225,15 +239,15 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
         ),
         "rate_limiter": Shape(
             (
-                F("max_requests", "integer", True),
-                F("per_duration", "duration", True),
+                F("max_requests", "integer", True, least=1, most=1_000_000),
+                F("per_duration", "duration", True, least=0.001, most=seconds_max),
                 F("key", "text"),
                 F("strategy", "text", choices=("fixed_window",)),
             ),
             "lets so many through in a window, over all executions",
         ),
         "throttle": Shape(
-            (F("requests_per_second", "number", True), F("key", "text")),
+            (F("requests_per_second", "number", True, least=1e-5, most=1_000_000), F("key", "text")),
             "lets one through at a time, over all executions",
         ),
         # values
