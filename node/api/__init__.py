@@ -10,6 +10,7 @@ Read first: routes.py (the table of every route), then executions.py (the hot pa
     problems.py    errors -> application/problem+json
     render.py      views of the engine -> JSON
     executions.py  /v1/executions…       batching.py  many starts, one call of the engine
+    signals.py     /v1/executions/{id}/signals/{name}
     workflows.py   /v1/workflows…        about.py     health, status, metrics, step types
     original.py    the routes of the original server (SERVER.md), under /api/v1 and /health
     openapi.py     /v1/openapi.json
