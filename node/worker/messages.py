@@ -203,6 +203,7 @@ class SegmentKind(Struct, frozen=True, array_like=True):
     step_id: str  # its last step: the one with the effect, if there is one
     step_type: str
     steps_total: int
+    level: int  # of the language: level 1 words its errors as the original does
 
 
 class FromPlan(Struct, frozen=True, array_like=True, tag=8):

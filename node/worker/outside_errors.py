@@ -12,7 +12,12 @@ def outside_error(
     if kind is None:
         return StepError(code, message, None, retryable, type)
     node = kind.step_id if kind.steps_total == 1 else None
-    return StepError(code, f"error executing node {kind.step_id}: {message}", node, retryable, type)
+    return StepError(code, worded(kind.level, kind.step_id, message), node, retryable, type)
+
+
+def worded(level: int, step_id: str, message: str) -> str:
+    """The message as the language words it: the original names the step, level 2 has `node` for that."""
+    return f"error executing node {step_id}: {message}" if level == 1 else message
 
 
 def error_result(error: StepError) -> SegmentResult:

@@ -555,16 +555,14 @@ def log_to_logger(lines: Iterable[LogLine]) -> None:
     """What steps log and print, as lines of the node's own log."""
     for line in lines:
         level = logging.WARNING if line.stream == "stderr" else logging.INFO
-        log.log(
-            level,
-            "%s",
-            line.text,
-            extra={
-                "event": f"step.{line.stream}",
+        extra: dict[str, object] = {"event": f"step.{line.stream}", "runner_pid": line.runner_pid}
+        if line.execution_id is not None:
+            extra |= {
                 "execution_id": line.execution_id,
                 "segment": line.segment,
+                "path": line.path,
                 "attempt": line.attempt,
-                "runner_pid": line.runner_pid,
-                "fields": line.fields,
-            },
-        )
+            }
+        if line.fields:
+            extra["fields"] = line.fields
+        log.log(level, "%s", line.text, extra=extra)

@@ -46,7 +46,7 @@ from node.worker.messages import (
     ToStop,
     ToTasks,
 )
-from node.worker.outside_errors import error_result, outside_error
+from node.worker.outside_errors import error_result, outside_error, worded
 from node.worker.page import CPU_LAST_STARTED, CPU_STARTED_NS, CPU_TICKET, SharedPage
 from node.worker.segments import DefinitionInvalid, LoadedPlan, Segments
 from node.worker.user_steps import StepTypesInvalid, current_attempt, load_step_types
@@ -240,11 +240,10 @@ class Runner:
             steps = attempt.loaded.plan.steps
             largest = max(result.outputs, key=lambda index: len(result.outputs[index]))
             step_id, step_type = steps[largest].id, steps[largest].type
-        message = (
-            f"error executing node {step_id}: step type {step_type}: the result is too large: "
-            f"{size} bytes (limit: {self._settings.result_bytes_max})"
-        )
-        return error_result(StepError("output_too_large", message, step_id, retryable=False))
+        limit = self._settings.result_bytes_max
+        message = f"step type {step_type}: the result is too large: {size} bytes (limit: {limit})"
+        text = worded(attempt.kind.level, step_id, message)
+        return error_result(StepError("output_too_large", text, step_id, retryable=False))
 
     def _memory_peak_bytes(self) -> int:
         """The peak of this process if it rose since the last call, else 0."""

@@ -44,8 +44,8 @@ class Segments:
         async_segments = plan.async_segments
         kinds = []
         for segment in plan.segments:
-            last = plan.steps[segment.steps[-1]]
-            kinds.append(SegmentKind(segment.index in async_segments, last.id, last.type, len(segment.steps)))
+            last, is_io = plan.steps[segment.steps[-1]], segment.index in async_segments
+            kinds.append(SegmentKind(is_io, last.id, last.type, len(segment.steps), plan.level))
         return LoadedPlan(plan, kinds)
 
     def run_now(self, loaded: LoadedPlan, task: Task) -> SegmentResult:

@@ -165,11 +165,17 @@ def _failed(error: BaseException) -> StepFailed:
     kind = type(error).__name__
     if isinstance(error, MemoryError):
         return StepFailed("the step ran out of memory", code="out_of_memory", type=kind)
-    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OUR_FILES:
+        trace = trace.tb_next  # the user's own frames are what helps
+    lines = traceback.format_exception(type(error), error, trace)
     text = "".join(lines).rstrip().split("\n")[-TRACEBACK_LINES_MAX:]
     current_attempt.get().report_log("stderr", "\n".join(text), {})
     message = str(error)
     return StepFailed(f"{kind}: {message}" if message else kind, code="step_failed", type=kind)
+
+
+_OUR_FILES: Final = (__file__, UserStepType.call.__code__.co_filename)
 
 
 class Context:

@@ -37,7 +37,7 @@ class Harness:
         self.words = memoryview(bytearray(PAGE_BYTES)).cast("Q")
         self._outbox = outbox
         plan = compile_plan(load(b'{"nodes":[{"id":"it","type":"number","data":{"value":1}}]}'))
-        self._loaded = LoadedPlan(plan, [SegmentKind(True, "it", "number", 1)])
+        self._loaded = LoadedPlan(plan, [SegmentKind(True, "it", "number", 1, 1)])
         self.io = IoTasks(
             words=self.words,
             run_segment=lambda attempt: self.segments[attempt.ticket](),

@@ -25,7 +25,7 @@ SETTINGS = WorkerSettings(steal_after_s=0.02, loop_stall_s_max=10.0, stop_grace_
 def runner_with(*, is_io: bool, wall_s: float, handed_s_ago: float = 0.0) -> Runner:
     task = Task("e", 0, (), 1, b"", {}, None, None, None, None, "", None)
     dispatch = Dispatch(TaskFrame(task), ("e", 0, (), 1), wall_s)
-    dispatch.profile = SegmentProfile(SegmentKind(is_io, "it", "mine", 1))
+    dispatch.profile = SegmentProfile(SegmentKind(is_io, "it", "mine", 1, 1))
     dispatch.ticket = 7
     dispatch.handed_at = NOW_S - handed_s_ago
     return Runner(0, tasks={7: dispatch}, cpu=0 if is_io else 1)
