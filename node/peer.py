@@ -116,6 +116,7 @@ class Peer:
             slots=settings.slots,
             settings=settings.worker,
             on_results=self._take_outcomes,
+            on_heartbeats=coordinator.leader.heartbeats,
             fetch_plan=coordinator.fetch_plan,
         )
         await pool.start()

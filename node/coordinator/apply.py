@@ -153,6 +153,8 @@ def _completed(t: Transition, command: c.Completed) -> Answer:
     if attempt.stage != Stage.ACTIVE:
         t.fx.dropped += 1
         return None
+    if command.heartbeat is not None:
+        attempt.heartbeat = command.heartbeat
     t.report(x, program, scope, attempt, command.result)
     return None
 
@@ -161,6 +163,8 @@ def _lost(t: Transition, command: c.Lost) -> Answer:
     found = _find(t, command.id, command.segment, command.path, command.attempt)
     if found is not None and found[3].stage == Stage.ACTIVE:
         error = StepError(command.code, command.reason, None)
+        if command.heartbeat is not None:
+            found[3].heartbeat = command.heartbeat
         t.lose(*found, error, at_fault=command.at_fault)
     return None
 

@@ -40,6 +40,7 @@ class Completed(Struct, frozen=True, array_like=True, tag=2, gc=False):
     path: tuple[int, ...]
     attempt: int
     result: SegmentResult
+    heartbeat: bytes | None = None  # details of its last one, for the attempt that follows a failure
 
 
 class Lost(Struct, frozen=True, array_like=True, tag=3):
@@ -52,6 +53,7 @@ class Lost(Struct, frozen=True, array_like=True, tag=3):
     code: str
     reason: str
     at_fault: bool
+    heartbeat: bytes | None = None
 
 
 class Withdrawn(Struct, frozen=True, array_like=True, tag=4):

@@ -21,6 +21,7 @@ from node.coordinator import commands as c
 from node.coordinator.apply import outstanding
 from node.coordinator.clock import Clock, ClusterClock
 from node.coordinator.effects import Answer, Effects, Ready
+from node.coordinator.heartbeats import Heartbeats
 from node.coordinator.replica import Replica
 from node.coordinator.scheduler import Scheduler, Worker, Workers, is_current, key_of
 from node.coordinator.settings import Settings
@@ -35,7 +36,7 @@ from node.errors import (
     TooLarge,
     Unavailable,
 )
-from node.worker.messages import Effect, TaskFrame, TaskOutcome
+from node.worker.messages import Effect, TaskFrame, TaskHeartbeat, TaskOutcome
 from node.worker.messages import Lost as LostOutcome
 from raft import errors as raft_errors
 from workflow.messages import SegmentResult, StepError, Task
@@ -125,6 +126,8 @@ class Leader:
         self._pump_scheduled = False
         self._dispatch_scheduled = False
         self._requeues: dict[AttemptKey, int] = {}
+        self._heartbeats = Heartbeats()
+        self._heartbeat_check: asyncio.TimerHandle | None = None
         self._handles: set[asyncio.TimerHandle] = set()  # retries and requeues to come
         self._idle_since: dict[bytes, float] = {}  # definitions without references -> since when
         self._dropping: set[bytes] = set()
@@ -198,6 +201,8 @@ class Leader:
         self._wheel = TimerWheel()
         self._wall_wheel = TimerWheel()
         self._requeues.clear()
+        self._heartbeats.clear()
+        self._heartbeat_check = None
         self._idle_since.clear()
         self._dropping.clear()
         self._parts.clear()
@@ -343,7 +348,7 @@ class Leader:
             (self._big if item.size > self._settings.entry_bytes_max else self._inbox).append(item)
         self._schedule_pump()
 
-    def _later(self, delay_s: float, act: Any) -> None:
+    def _later(self, delay_s: float, act: Any) -> asyncio.TimerHandle:
         def run() -> None:
             self._handles.discard(handle)
             if self.is_leading:
@@ -351,6 +356,7 @@ class Leader:
 
         handle = self._loop.call_later(delay_s, run)
         self._handles.add(handle)
+        return handle
 
     # ---- effects ----------------------------------------------------------------------------------------------
 
@@ -437,8 +443,40 @@ class Leader:
                 for ready in batch:
                     self.scheduler.release(worker.id, key_of(ready))
                     self._push(ready)
+                continue
+            for ready in batch:
+                self._watch_heartbeats(ready)
         if grants:
             self.submit(c.Grant(grants))
+
+    def _watch_heartbeats(self, ready: Ready) -> None:
+        policy = self._replica.state.definitions[ready.execution.plan].program.policies[ready.attempt.segment]
+        if policy is not None and policy.heartbeat_s is not None:
+            self._heartbeats.watch(key_of(ready), policy.heartbeat_s, self._loop.time())
+            self._schedule_heartbeat_check()
+
+    def heartbeats(self, heartbeats: Iterable[TaskHeartbeat]) -> None:
+        """Signs of life from a worker."""
+        now = self._loop.time()
+        for beat in heartbeats:
+            key = (beat.execution_id, beat.segment, beat.path, beat.attempt)
+            if self.scheduler.worker_of(key) is not None:
+                self._heartbeats.heard(key, beat.details, now)
+
+    def _schedule_heartbeat_check(self) -> None:
+        due = self._heartbeats.next_due() if self._heartbeat_check is None else None
+        if due is not None:
+            delay = max(due - self._loop.time(), self._settings.heartbeat_check_s)
+            self._heartbeat_check = self._later(delay, self._check_heartbeats)
+
+    def _check_heartbeats(self) -> None:
+        """End attempts that are silent; their report is then the error `timeout`."""
+        self._heartbeat_check = None
+        for key in self._heartbeats.overdue(self._loop.time()):
+            worker = self.scheduler.worker_of(key)
+            if worker is not None:
+                worker.sink.cancel(*key)
+        self._schedule_heartbeat_check()
 
     def _frame(self, ready: Ready, now: float) -> TaskFrame:
         x, scope, attempt = ready.execution, ready.scope, ready.attempt
@@ -518,18 +556,21 @@ class Leader:
         for outcome in outcomes:
             key = (outcome.execution_id, outcome.segment, outcome.path, outcome.attempt)
             ready = self.scheduler.release(worker_id, key)
+            details, silent = self._heartbeats.ended(key)
             if not self.is_leading:
                 continue
             if outcome.result is not None:
                 if self._requeues:
                     self._requeues.pop(key, None)
-                self._report(key, outcome.result)
+                self._report(key, outcome.result, details, silent=silent)
             elif outcome.lost is not None:
-                self._lost(key, ready, outcome.lost)
+                self._lost(key, ready, outcome.lost, details)
         if len(self.scheduler):
             self._schedule_dispatch()
 
-    def _report(self, key: AttemptKey, encoded: bytes) -> None:
+    def _report(
+        self, key: AttemptKey, encoded: bytes, details: bytes | None = None, *, silent: bool = False
+    ) -> None:
         if len(encoded) > self._settings.value_bytes_max:
             text = f"result too large: {len(encoded)} bytes (limit: {self._settings.value_bytes_max})"
             result = self._failure(key, "value_too_large", text, retryable=False)
@@ -539,7 +580,10 @@ class Leader:
             except msgspec.DecodeError as error:
                 text = f"the worker sent what is no result: {error}"
                 result = self._failure(key, "result_invalid", text, retryable=False)
-        self.submit(c.Completed(*key, result), size=len(encoded))
+        if silent and result.error is not None and result.error.code == "cancelled":
+            result = self._failure(key, "timeout", "no heartbeat came within heartbeat_s")
+        heartbeat = details if result.error is not None else None
+        self.submit(c.Completed(*key, result, heartbeat), size=len(encoded) + len(heartbeat or b""))
 
     def _failure(self, key: AttemptKey, code: str, text: str, *, retryable: bool = True) -> SegmentResult:
         """A result that we make up for a task, blamed on its effectful step."""
@@ -551,9 +595,11 @@ class Leader:
                 node = program.last_steps[key[1]]
         return SegmentResult({}, (), None, {}, StepError(code, text, node, retryable))
 
-    def _lost(self, key: AttemptKey, ready: Ready | None, lost: LostOutcome) -> None:
+    def _lost(
+        self, key: AttemptKey, ready: Ready | None, lost: LostOutcome, details: bytes | None = None
+    ) -> None:
         if lost.started or ready is None:
-            self.submit(c.Lost(*key, lost.code, lost.reason, lost.at_fault))
+            self.submit(c.Lost(*key, lost.code, lost.reason, lost.at_fault, details))
         elif not is_current(ready):
             self.submit(c.Withdrawn(*key))
         else:

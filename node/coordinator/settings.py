@@ -61,6 +61,8 @@ class Settings:
     requeue_delay_s: float = 0.05
     """Before such a task is handed out again; doubles up to `requeue_delay_s_max`."""
     requeue_delay_s_max: float = 2.0
+    heartbeat_check_s: float = 0.05
+    """Shortest time between two looks for attempts without a heartbeat."""
     deadline_grace_s: float = 5.0
     """A runner may overrun its execution's deadline by this before it is stopped for it: the coordinator acts first."""
     timers_per_tick_max: int = 2_000
