@@ -286,6 +286,7 @@ class Raft:
         listener: Callable[[Event], None] | None = None,
         journal: Journal | None = None,
         snapshots: SnapshotStore | None = None,
+        workers: Callable[[str, asyncio.AbstractEventLoop], Worker] = Worker,
     ) -> Raft:
         """Start the member whose log is in `<data_dir>/raft`, restoring snapshot and log; a new one if
         there is none.
@@ -300,12 +301,13 @@ class Raft:
         settings = settings or Settings()
         directory = Path(data_dir) / "raft"
         loop = asyncio.get_running_loop()
-        lock = await asyncio.to_thread(DirectoryLock, directory)
-        journal_worker = Worker("raft-journal", loop)
-        snapshot_worker = Worker("raft-snapshots", loop)
+        journal_worker = workers("raft-journal", loop)
+        snapshot_worker = workers("raft-snapshots", loop)
         transport = transport or NoTransport()
+        lock: DirectoryLock | None = None
         try:
-            name = await asyncio.to_thread(_identity, directory, node_id)
+            lock = await journal_worker.run(lambda: DirectoryLock(directory))
+            name = await journal_worker.run(lambda: _identity(directory, node_id))
             if journal is None:
                 journal = await journal_worker.run(lambda: FileJournal.open(directory / "journal"))
             if snapshots is None:
@@ -336,7 +338,8 @@ class Raft:
             await snapshot_worker.close()
             if journal is not None:
                 journal.close()
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
         raft._schedule_pump()
         return raft
