@@ -26,6 +26,7 @@ class Program:
 
     __slots__ = (
         "bodies",
+        "bodies_with_loops",
         "edges_out",
         "flow_in",
         "in_degree",
@@ -59,6 +60,7 @@ class Program:
         self.loop_of: Final = {
             s.body: s.index for s in plan.segments if s.body is not None
         }  # body -> its loop
+        self.bodies_with_loops: Final = frozenset(s.scope for s in plan.segments if s.body is not None)
         self.scope_of: Final = tuple(segment.scope for segment in plan.segments)
         self.writes: Final = tuple(segment.effect == "write" for segment in plan.segments)
         self.needs: Final = tuple(segment.needs for segment in plan.segments)

@@ -117,13 +117,14 @@ class Driver:
         elif kind == 2:
             do(c.Lost(*key, "runner_died", "signal 9", bool(self.byte(2))))
         elif kind == 3:
-            do(
-                c.Completed(
-                    x.id, attempt.segment, scope.path, attempt.number - 1, done(self.plan, attempt.segment)
-                )
-            )
+            stale = attempt.number + [-1, 1][self.byte(2)]
+            fx = do(c.Completed(x.id, attempt.segment, scope.path, stale, done(self.plan, attempt.segment)))
+            assert fx.dropped == 1, "a report of another attempt was taken"
         elif kind == 4:
+            stage = attempt.stage
             do(c.TimerFired(*key), after=float(self.byte(8)))
+            if attempt.due > self.machine.now and not attempt.wall:
+                assert attempt.stage == stage, "a timer fired early"
         elif kind == 5:
             do(c.Signal(x.id, "go", bytes([self.byte(128)])))
         elif kind == 6:
@@ -194,7 +195,9 @@ def test_replaying_the_log_gives_an_equal_state(plan, script):
     assert image(replay(driver.machine.log)) == image(driver.machine.state)
 
 
-@given(plans(), st.binary(min_size=20, max_size=300), st.lists(st.integers(0, 60), max_size=4), st.integers(0, 5))
+@given(
+    plans(), st.binary(min_size=20, max_size=300), st.lists(st.integers(0, 60), max_size=4), st.integers(0, 5)
+)
 @settings(max_examples=60, deadline=None)
 def test_what_the_store_holds_and_the_tail_of_the_log_give_an_equal_state(plan, script, flushes, slice_size):
     """Flushes begin at some entries and are encoded in slices while further entries are applied."""

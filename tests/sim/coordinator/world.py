@@ -91,6 +91,7 @@ class World:
         self.by_hash = {plan.hash: plan for plan in self.plans.values()}
         self.clock = SimClock()
         self.entries: list[tuple[int, list[bytes]]] = []
+        self.compacted = 0  # the log was compacted up to here: what the stores said to be durable
         self.epoch = 0
         self.points = 0
         self.crash_at = 0
@@ -325,6 +326,9 @@ class SimLog:
     def open(self) -> None:
         term = self.epoch + 1
         replica = self.engine.replica
+        assert replica.applied_index >= self.world.compacted, (
+            "the log was compacted past what the stores hold"
+        )
         for index, (entry_term, commands) in enumerate(self.world.entries, start=1):
             if index > replica.applied_index:
                 replica.apply(index, entry_term, commands)
@@ -352,6 +356,7 @@ class SimLog:
         self.world.entries.append((self.epoch + 1, commands))
         if not self.world.point(self.epoch):
             return  # on disk, but nobody was told
+        self.world.compacted = max(self.world.compacted, self.engine.replica.durable_index())
         results = self.engine.replica.apply(len(self.world.entries), self.epoch + 1, commands)
         check_invariants(self.engine.replica.state)
         for (_, future), result in zip(queue, results, strict=True):
