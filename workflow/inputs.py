@@ -10,7 +10,7 @@ from workflow.values import Value, from_json
 
 inputs_max: Final = 1000
 _SPEC_FIELDS = frozenset({"type", "required", "default", "description", "label"})
-_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "string": (str,),
     "number": (float, int),
     "boolean": (bool,),
@@ -56,8 +56,8 @@ def _parse_spec(name: str, data: Any, problems: list[Problem]) -> InputSpec:
         if key not in _SPEC_FIELDS:
             problems.append(Problem(f"{path}.{key}", "unknown field"))
     kind = data.get("type")
-    if kind is not None and (type(kind) is not str or kind not in _TYPES):
-        problems.append(Problem(f"{path}.type", f"must be one of {', '.join(_TYPES)}"))
+    if kind is not None and (type(kind) is not str or kind not in TYPES):
+        problems.append(Problem(f"{path}.type", f"must be one of {', '.join(TYPES)}"))
         kind = None
     required = data.get("required", False)
     if type(required) is not bool:
@@ -70,7 +70,7 @@ def _parse_spec(name: str, data: Any, problems: list[Problem]) -> InputSpec:
 
 
 def _fits(spec: InputSpec, value: Value) -> bool:
-    kinds = _TYPES[spec.type] if spec.type is not None else ()
+    kinds = TYPES[spec.type] if spec.type is not None else ()
     return not kinds or (isinstance(value, kinds) and (type(value) is not bool or bool in kinds))
 
 

@@ -21,6 +21,7 @@ from node.api.counters import BUCKETS, RequestCounters
 from node.api.replies import AnyReply, Reply
 from node.api.server import Call
 from node.engine import Engine
+from workflow.schema import workflow_schema
 
 # (metric, help, path in the figures of the peer and of the engine). What is not there is left out.
 GAUGES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
@@ -61,6 +62,9 @@ COUNTERS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
 ENDINGS: Final = ("completed", "failed", "cancelled", "terminated")
 
 
+_SCHEMA: Final = msgspec_json.encode(workflow_schema()) + b"\n"
+
+
 class AboutRoutes:
     """The handlers. `facts` gives what the peer knows beside the engine (version, node id, addresses)."""
 
@@ -92,6 +96,7 @@ class AboutRoutes:
             "openapi": "/v1/openapi.json",
             "executions": "/v1/executions",
             "workflows": "/v1/workflows",
+            "workflow_schema": "/v1/schema/workflow.json",
             "status": "/v1/status",
             "metrics": "/metrics",
         }
@@ -120,6 +125,10 @@ class AboutRoutes:
     async def step_types(self, call: Call) -> AnyReply:
         """Every type that a step may have on this node, with its effect class."""
         return Reply(msgspec_json.encode({"step_types": self._step_types()}) + b"\n")
+
+    async def workflow_schema(self, call: Call) -> AnyReply:
+        """The JSON Schema of payloads, of both levels of the language."""
+        return Reply(_SCHEMA, content_type="application/schema+json")
 
     async def metrics(self, call: Call) -> AnyReply:
         """Prometheus text format."""

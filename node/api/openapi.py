@@ -383,6 +383,12 @@ _OPERATIONS: Final[dict[str, _Described]] = {
     ),
     "getStatus": _Described("The node at this moment", "node", _answers("Status", 200)),
     "listStepTypes": _Described("Step types that this node runs", "node", _answers("StepTypes", 200)),
+    "getWorkflowSchema": _Described(
+        "JSON Schema of payloads of both levels of the language",
+        "node",
+        {200: ""},
+        content="application/schema+json",
+    ),
     "getOpenApi": _Described("This document", "node", {200: ""}),
     "getRoot": _Described("Where things are", "node", {200: ""}),
     "getHealthz": _Described("200 while the process answers", "node", _answers("Health", 200)),

@@ -95,6 +95,7 @@ def _table(
         Route("DELETE", "/v1/workflows/{id}", workflows.delete, operation("deleteWorkflow")),
         Route("GET", "/v1/status", about.status, operation("getStatus")),
         Route("GET", "/v1/step-types", about.step_types, operation("listStepTypes")),
+        Route("GET", "/v1/schema/workflow.json", about.workflow_schema, operation("getWorkflowSchema")),
         Route("GET", "/v1/openapi.json", document.get, operation("getOpenApi")),
         Route("GET", "/", about.root, operation("getRoot")),
         Route("GET", "/healthz", about.healthz, operation("getHealthz")),

@@ -19,8 +19,8 @@ from workflow.plan import Plan, compile_plan
 # fmt: off
 JUNK = st.sampled_from([
     None, 0, 1, -1, 1.5, 1e308, 10**30, 10**400, True, "", "x", "{{ input }}", "{{", "{{ node.a }}", "node.b",
-    "input.x", [], [None], [1], {}, {"a": None}, [{"when": None}], [{"when": "true", "output_path": "p"}], [{"is_default": True}],
-    "5s", "-1s", [{"name": "a"}], {"x": "{{ variables.v }}"}, "set", "get", "sum", "\0item",
+    "input.x", [], [None], [1], {}, {"a": None}, [{"when": None}], [{"when": "true", "output_path": "p"}],
+    [{"is_default": True}], "5s", "-1s", [{"name": "a"}], {"x": "{{ variables.v }}"}, "set", "get", "sum", "\0item",
 ])
 # fmt: on
 FITTING: dict[str, list[Any]] = {

@@ -88,6 +88,7 @@ def check(whole: dict[str, Any], operation: dict[str, Any], status: int, kind: s
         ("post", "/v1/workflows:validate", "/v1/workflows:validate", {"workflow": NUMBER}),
         ("get", "/v1/status", "/v1/status", None),
         ("get", "/v1/step-types", "/v1/step-types", None),
+        ("get", "/v1/schema/workflow.json", "/v1/schema/workflow.json", None),
         ("get", "/healthz", "/healthz", None),
         ("get", "/readyz", "/readyz", None),
         ("get", "/health", "/health", None),
@@ -154,3 +155,11 @@ def test_every_code_of_the_languages_refusals_is_in_the_catalogue(payload: bytes
     with pytest.raises(ThaiyyalError) as caught:
         language_compiler()(payload)
     assert getattr(caught.value, "detail_code", caught.value.code) in CATALOGUE
+
+
+async def test_the_schema_of_workflows_is_served_as_one(served: Served) -> None:
+    async with served.http.get("/v1/schema/workflow.json") as response:
+        assert response.content_type == "application/schema+json"
+        schema = json.loads(await response.read())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(NUMBER, schema)
