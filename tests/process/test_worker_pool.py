@@ -27,8 +27,15 @@ async def test_a_thousand_tasks_are_spread_over_all_runners_and_each_has_one_out
         pids = [codec.decode((await under_test.result(key_of(frame))).outputs[0]) for frame in frames]
         assert {int(pid) for pid in pids} == set(under_test.pool.stats().runner_pids)
         assert min(pids.count(pid) for pid in set(pids)) >= 20
-        assert len(under_test.batches) < 500, "outcomes come in batches"
         assert under_test.pool.outstanding == 0
+
+
+async def test_outcomes_of_short_tasks_come_in_batches():
+    async with running_pool() as under_test:
+        frames = [under_test.frame("plus_one", data={"number": 1}) for _ in range(1000)]
+        under_test.pool.submit(frames)
+        await under_test.until(lambda: len(under_test.outcomes) == 1000)
+        assert len(under_test.batches) < 500
 
 
 async def test_short_tasks_that_come_one_by_one_share_a_runner():
