@@ -246,7 +246,13 @@ async def run(options: argparse.Namespace) -> list[Figures]:
 
 def show(figures: Sequence[Figures]) -> None:
     table = Table(
-        "program", "members", "join seen by all", "kill: first sees", "kill: all see", "idle CPU", "RSS"
+        "program",
+        "members",
+        "join seen by all, s",
+        "kill: first sees, s",
+        "kill: all see, s",
+        "idle CPU",
+        "RSS",
     )
     for row in figures:
         table.add_row(
@@ -258,7 +264,7 @@ def show(figures: Sequence[Figures]) -> None:
             f"{row.idle_cpu_percent:.2f} %",
             f"{row.rss_mb:.0f} MB",
         )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table)
     if not any(row.program.startswith("serf") for row in figures):
         console.print("serf did not run: not installed, or --no-serf (see --install-serf)")
@@ -266,7 +272,7 @@ def show(figures: Sequence[Figures]) -> None:
 
 def _span(values: Sequence[float]) -> str:
     ordered = sorted(values)
-    return f"{ordered[0]:.2f} to {ordered[-1]:.2f} s, median {statistics.median(ordered):.2f}"
+    return f"{statistics.median(ordered):.2f} ({ordered[0]:.2f}–{ordered[-1]:.2f})"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -44,8 +44,8 @@ class Settings:
     # Dissemination.
     retransmit_mult: int = 4
     retransmit_min: int = 12
-    """Floor of the sends per update. memberlist's 4 for up to 9 members loses updates: at 10 % loss it
-    buries the living (docs/gossip.md has the figures)."""
+    """Floor of the sends per update. With memberlist's 4 for up to 9 members gossip alone misses some of
+    them, and at heavy loss a refutation that is missed buries the living (figures in docs/gossip.md)."""
     gossip_period_s: float = 0.1
     gossip_fanout: int = 3
     gossip_to_dead_s: float = 30.0

@@ -68,7 +68,7 @@ class TcpStreams:
         except (OSError, EOFError) as error:
             raise StreamFailed(f"the stream to {address} broke: {error}") from error
         finally:
-            writer.transport.abort() if writer.is_closing() else writer.close()
+            writer.close()
 
     async def close(self) -> None:
         if self._server is not None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+import uvloop
 
 from gossip import (
     Address,
@@ -432,6 +433,19 @@ async def test_all_tasks_and_sockets_are_gone_after_the_block() -> None:
     assert asyncio.all_tasks() == before
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
         again.bind(tuple(address))
+
+
+def test_members_live_on_uvloop_too() -> None:
+    """The node runs on it; its timers and sockets differ from asyncio's."""
+
+    async def meet_and_part() -> None:
+        async with members(3) as three:
+            await until(three.agree, 5.0)
+            await three.kill("n2")
+            await until(three.agree, 6.0)
+            assert await three.running["n1"].leave()
+
+    uvloop.run(meet_and_part())
 
 
 def test_settings_reach_the_core() -> None:

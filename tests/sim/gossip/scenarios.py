@@ -178,6 +178,23 @@ def slow_members(
     return total
 
 
+def missed_by_gossip_alone(members: int, *, loss: float, clusters: int, settings: Settings) -> float:
+    """Share of updates that did not reach all within 6 s with exchanges switched off."""
+    alone = replace(settings, exchange_period_s=1e6, rejoin_period_s=1e6)
+    missed = updates = 0
+    for seed in range(clusters):
+        sim = Simulation(members, seed=seed, settings=alone, network=Network(loss=loss))
+        sim.run(3.0)
+        told = sim.watch(1, Change.UPDATED)
+        for number in range(5):
+            told.times.clear()
+            sim.act(1, sim.cores[1].announce(sim.now, meta=bytes([number + 1])))
+            sim.run(sim.now + 6.0)
+            updates += 1
+            missed += len(told.times) < members
+    return missed / updates
+
+
 def without_local_health(settings: Settings) -> Settings:
     return replace(settings, awareness_max=1)
 

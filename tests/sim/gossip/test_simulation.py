@@ -19,6 +19,7 @@ from tests.sim.gossip.scenarios import (
     cut_and_heal,
     detection,
     join_storm,
+    missed_by_gossip_alone,
     plain_swim,
     slow_members,
     whole_run,
@@ -101,11 +102,22 @@ def test_loss_alone_never_makes_a_suspect_with_the_stream_probe(loss: float) -> 
 @pytest.mark.parametrize("stream_probe", [True, False])
 @pytest.mark.parametrize("members", [3, 5, 7, 9])
 def test_small_clusters_do_not_bury_the_living(members: int, stream_probe: bool) -> None:
-    """With memberlist's 4 sends per update they do (docs/gossip.md); the floor is 12."""
+    """With 4 sends per update, memberlist's for up to 9 members, three of them do; the floor is 12."""
     runs = 20 if SOAK else 2
     settings = Settings(stream_probe=stream_probe)
     assert wrong_beliefs(members, loss=0.1, seconds=600.0, runs=runs, settings=settings).deaths == 0
     assert wrong_beliefs(members, loss=0.2, seconds=600.0, runs=runs // 2, settings=settings).deaths <= 1
+
+
+@pytest.mark.parametrize("members", [5, 7, 9])
+def test_the_floor_of_sends_is_what_lets_gossip_alone_reach_all_of_a_small_cluster(members: int) -> None:
+    """memberlist's limit is 4 up to 9 members; it misses some without any loss."""
+    floors = {
+        floor: missed_by_gossip_alone(members, loss=0.3, clusters=10, settings=Settings(retransmit_min=floor))
+        for floor in (4, 12)
+    }
+    assert floors[12] == 0.0
+    assert floors[4] > 0.02
 
 
 @pytest.mark.parametrize("slow", [1, 5])
