@@ -29,7 +29,7 @@ from workflow.level2.scope import (
     Missing,
     Scope,
 )
-from workflow.values import Value, from_json, to_json
+from workflow.values import Value, from_json
 
 
 class Row(NamedTuple):
@@ -182,9 +182,7 @@ def _no_number(text: str) -> float:
 
 def _to_json(value: Value) -> str:
     try:
-        return _bounded(
-            json.dumps(to_json(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        )
+        return _bounded(operators.json_text(value))
     except ValueError as error:
         raise ExpressionError(f"cannot be written as JSON: {error}") from error
 

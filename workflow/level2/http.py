@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from workflow.level2.operators import plain, scalar_text
+from workflow.level2.operators import json_text, plain, scalar_text
 from workflow.level2.shapes import duration_s
 from workflow.steps.base import HttpFailed, HttpRequest, HttpResponse, RunState, Services, Step, StepFailed
 from workflow.steps.url_rules import UrlRefused, check_url
-from workflow.values import Value, from_json, to_json
+from workflow.values import Value, from_json
 
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -128,9 +128,7 @@ def _headers(given: Any) -> dict[str, str]:
 def _body_bytes(body: Value) -> tuple[bytes, str]:
     if type(body) is str:
         return body.encode("utf-8", "replace"), "text/plain; charset=utf-8"
-    return json.dumps(to_json(body), ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "replace"
-    ), "application/json"
+    return json_text(body).encode("utf-8", "replace"), "application/json"
 
 
 def _expected(given: Any, status: int) -> bool:

@@ -4,11 +4,23 @@ but a number or boolean that is added to a text.
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import datetime
+from typing import Any
 
 from workflow.level2.scope import LIST_LENGTH_MAX, TEXT_LENGTH_MAX, ExpressionError
-from workflow.values import Int64, JsonNumber, MapSlice, SliceMap, StringPtr, StringSlice, Value, json_float
+from workflow.values import (
+    Int64,
+    JsonNumber,
+    MapSlice,
+    SliceMap,
+    StringPtr,
+    StringSlice,
+    Value,
+    json_float,
+    to_json,
+)
 
 KIND_NAMES = {
     float: "number",
@@ -102,6 +114,22 @@ def scalar_text(value: Value) -> str | None:
     if kind is datetime:
         return value.isoformat()  # type: ignore[no-any-return]
     return None
+
+
+def json_text(value: Value) -> str:
+    """A value as JSON text, whole numbers without a point. Raises ValueError for what JSON cannot write."""
+    plain_json = _whole_as_int(to_json(value))
+    return json.dumps(plain_json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _whole_as_int(value: Any) -> Any:
+    if type(value) is float:
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
+    if isinstance(value, list):
+        return [_whole_as_int(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole_as_int(item) for key, item in value.items()}
+    return value
 
 
 def add(left: Value, right: Value) -> Value:
