@@ -286,7 +286,7 @@ class Leader:
         self._sent[token] = items
         self.proposals_total += 1
         self.commands_total += len(commands)
-        if len(data) <= self._settings.entry_bytes_max + 64 * 1024:
+        if len(data) <= self._settings.entry_bytes_max * 17 // 16:  # sizes are estimates; an entry has room
             self._send(token, data)
         else:
             self._parts.append(
@@ -388,6 +388,8 @@ class Leader:
         for ready in fx.ready:
             if is_current(ready):
                 self._push(ready)
+            elif ready.attempt.number == ready.number and ready.attempt.stage == Stage.ACTIVE:
+                self.submit(c.Withdrawn(*key_of(ready)))  # ready, and ending, in the same batch
         for key in fx.cancels:
             self._stop(key)
         if fx.ready:

@@ -27,8 +27,19 @@ from tests.unit.coordinator.plans import (
     start,
     waits,
 )
+from workflow import codec
+from workflow.messages import RetryPolicy, StepPolicy
 
 FAST = settings(max_examples=150, deadline=None)
+
+
+POLICIES = [
+    None,
+    retrying(1),
+    retrying(3, initial_interval_s=5.0),
+    StepPolicy(timeout_s=4.0),
+    StepPolicy(timeout_s=2.0, retry=RetryPolicy(max_attempts=2)),
+]
 
 
 @st.composite
@@ -44,7 +55,7 @@ def plans(draw, *, loops=True, max_segments=7):
             if kind and segments[source].scope == 0:
                 after.append((source, kind))
         effect = draw(st.sampled_from(["pure", "read", "write", "wait"]))
-        policy = draw(st.sampled_from([None, retrying(1), retrying(3, initial_interval_s=5.0)]))
+        policy = draw(st.sampled_from(POLICIES))
         segments.append(Seg(steps=draw(st.integers(1, 2)), effect=effect, after=after, policy=policy))
     if loops:
         for outer in [i for i in range(count) if draw(st.integers(0, 3)) == 0]:
@@ -71,6 +82,8 @@ class Driver:
         self.machine.do(c.Configure(Limits(write_window=2, dedupe_keys_max=3, journal_max=2000)))
         self.script = list(script)
         self.started = 0
+        if self.byte(4):
+            self.machine.do(c.RegisterWorkflow("self", plan.hash, "", ""))
 
     def byte(self, below: int) -> int:
         return self.script.pop(0) % below if self.script else 0
@@ -91,9 +104,9 @@ class Driver:
             found = self.attempts()
             if not found:
                 break
-            self.fair(*found[0] if found[0][2].stage != Stage.LOOP else found[-1])
+            self.fair(*next(one for one in found if one[2].stage not in (Stage.LOOP, Stage.CHILD)))
         assert self.machine.state.executions == {}, "everything ends"
-        assert len(self.machine.finished) == self.started
+        assert len(self.machine.finished) == self.machine.state.accepted >= self.started
 
     def start(self) -> None:
         key = [None, "a", "b"][self.byte(3)]
@@ -121,9 +134,9 @@ class Driver:
             fx = do(c.Completed(x.id, attempt.segment, scope.path, stale, done(self.plan, attempt.segment)))
             assert fx.dropped == 1, "a report of another attempt was taken"
         elif kind == 4:
-            stage = attempt.stage
+            stage, due, wall = attempt.stage, attempt.due, attempt.wall
             do(c.TimerFired(*key), after=float(self.byte(8)))
-            if attempt.due > self.machine.now and not attempt.wall:
+            if due > self.machine.now and not wall:
                 assert attempt.stage == stage, "a timer fired early"
         elif kind == 5:
             do(c.Signal(x.id, "go", bytes([self.byte(128)])))
@@ -144,9 +157,24 @@ class Driver:
             result = waits(self.plan, segment, duration_s=float(self.byte(20)))
         elif kind == 11 and attempt.resume is None:
             result = waits(self.plan, segment, "signal", name="go", duration_s=[None, 3.0][self.byte(2)])
+        elif kind == 12 and attempt.resume is None:
+            result = self.keyed(segment)
+        elif kind == 13 and attempt.resume is None:
+            on_cancel = ["cancel", "abandon"][self.byte(2)]
+            request = codec.encode({"workflow_id": "self", "inputs": {"n": 1.0}, "on_cancel": on_cancel})
+            result = waits(self.plan, segment, "child", name="self", data=request)
         else:
             result = self.fair_result(attempt)
         self.machine.do(c.Completed(x.id, segment, scope.path, attempt.number, result), after=0.5)
+
+    def keyed(self, segment: int):
+        name = ["a", "b"][self.byte(2)]
+        kind = ["cache_set", "cache_get", "cache_delete", "rate"][self.byte(4)]
+        data = (
+            {"count": 1.0 + self.byte(2), "window_s": 0.5 + self.byte(3)} if kind == "rate" else self.byte(9)
+        )
+        more = {} if kind == "rate" else {"duration_s": float(self.byte(4))}
+        return waits(self.plan, segment, kind, name=name, data=codec.encode(data), **more)
 
     def fair_result(self, attempt):
         segment = self.plan.segments[attempt.segment]

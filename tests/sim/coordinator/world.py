@@ -208,11 +208,18 @@ class World:
     async def client(self, key: str, plan: str, delay: float) -> None:
         """Start under one key until it is acknowledged, then see it to its end."""
         await asyncio.sleep(delay)
+        inputs = (
+            codec.encode("x" * 4000) if self.rng.random() < 0.3 else None
+        )  # above a small entry: goes in parts
         tries = 0
         while key not in self.acked:
             tries += 1
             request = StartRequest(
-                execution_id=f"{key}-{tries}", workflow=plan.encode(), idempotency_key=key, tags={"key": key}
+                execution_id=f"{key}-{tries}",
+                workflow=plan.encode(),
+                idempotency_key=key,
+                tags={"key": key},
+                inputs=inputs,
             )
             view = await self.ask(lambda engine, request=request: engine.start([request]))
             if view is None or isinstance(view[0], ThaiyyalError):

@@ -21,10 +21,10 @@ from node.errors import (
     StorageFull,
     TooLarge,
 )
-from node.worker.messages import Lost
+from node.worker.messages import Lost, TaskOutcome
 from raft import errors as raft_errors
 from tests.unit.coordinator.plans import Seg, chain, done, failed, make_plan, retrying, spawns, waits
-from tests.unit.coordinator.rig import MemoryLog, running
+from tests.unit.coordinator.rig import MemoryLog, encode, running
 from workflow import codec
 
 ONE = chain(1)
@@ -211,6 +211,24 @@ async def test_cancel_of_what_no_worker_has_is_final_at_once(tmp_path):
         rig.engine.leader.set_capacity("w1", 10)
         await settle()
         assert rig.workers.seen == []
+
+
+async def test_what_becomes_ready_in_the_batch_that_ends_its_execution_does_not_hold_it_up(tmp_path):
+    plan = make_plan([Seg(effect="wait"), Seg()])
+
+    def behave(task):
+        return waits(plan, 0, "signal", name="go") if task.segment == 0 else None
+
+    async with running(tmp_path, {"plan": plan}, behave=behave) as rig:
+        (view,) = await rig.engine.start([rig.request()])
+        await settle()
+        signalled = asyncio.ensure_future(rig.engine.signal(view.id, "go", b"\x01"))
+        await asyncio.sleep(0)
+        task = next(task for task in rig.workers.seen if task.segment == 1)
+        key = (task.execution_id, task.segment, task.path, task.attempt)
+        rig.engine.leader.outcomes("w1", [TaskOutcome(*key, result=encode(failed("s1")))])
+        assert (await rig.engine.get(view.id, wait_s=5)).status == "failed"
+        await signalled
 
 
 async def test_higher_priority_goes_first_and_equals_in_order(tmp_path):
