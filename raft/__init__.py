@@ -7,14 +7,16 @@ Begin with `driver.Raft` (how it is used) or `core.Core` (how it works).
   `progress.py`,
   `quorum.py` are its parts, `messages.py` the wire.
 - `storage_api.py`: what core and driver ask of storage; `journal.py` and `snapshots.py` fill it.
-- `driver.py`: the asyncio shell; `transport.py`: how frames travel; `workers.py`: threads for the disk.
+- `driver.py`: the asyncio shell; `machine.py`: what a user gives and gets; `recovery.py`: from disk to a running core;
+  `transport.py`: how frames travel; `workers.py`: threads for the disk.
 - `settings.py`, `errors.py`.
 
 Not here: who may join, addresses and encryption of links (a `Transport` brings those), and the state machine.
 """
 
-from raft.core import ConfigChanged, Role, RoleChanged
-from raft.driver import Event, LeaderReady, NodeStopped, Raft, StateMachine, Status
+from raft.driver import Raft
+from raft.effects import ConfigChanged, Role, RoleChanged
+from raft.machine import Event, LeaderReady, NodeStopped, StateMachine, Status
 from raft.settings import Settings
 from raft.storage_api import Config, NodeId
 from raft.transport import MemoryNetwork, NoTransport, TcpTransport, Transport

@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
-from raft.core import (
+from raft.core import Core
+from raft.effects import (
     ConfigChanged,
-    Core,
     Effect,
     InstallSnapshot,
     Output,
@@ -44,24 +41,22 @@ from raft.errors import (
     OutcomeUnknown,
     Overloaded,
     RaftError,
-    SettingsInvalid,
     SnapshotDamaged,
     Stopped,
-    StorageFailed,
     StorageFull,
     Unavailable,
 )
 from raft.files import DirectoryLock
 from raft.journal import FileJournal
-from raft.log import Log, decode_config, encode_config
+from raft.log import encode_config
+from raft.machine import Counters, Event, LeaderReady, NodeStopped, StateMachine, Status
 from raft.messages import Append, Message, decode_commands, decode_frame, encode_commands, encode_frame
+from raft.recovery import found, identity, make_core, reconcile, restore
 from raft.settings import Settings
 from raft.snapshots import FileSnapshotStore
 from raft.storage_api import (
     KIND_COMMANDS,
-    KIND_CONFIG,
     Config,
-    Entry,
     Journal,
     SnapshotMeta,
     SnapshotReceiver,
@@ -70,135 +65,14 @@ from raft.storage_api import (
 from raft.transport import NoTransport, Transport
 from raft.workers import Worker
 
+__all__ = ["LeaderReady", "NodeStopped", "Raft", "StateMachine", "Status"]
+
 log = logging.getLogger("raft")
 
 _RECEIVE_JOBS_MAX = 64
 """Pieces of an incoming snapshot waiting for the disk; more are dropped, and sent again."""
 _COMMAND_OVERHEAD_BYTES = 5
 """Of msgpack, around one command."""
-_NODE_ID_BYTES_MAX = 128
-
-
-class StateMachine(Protocol):
-    """What the log drives. Called on the event loop, except where *(thread)* is said.
-
-    Equal commands in equal order must give equal states and equal results on every member.
-    """
-
-    @property
-    def applied_index(self) -> int:
-        """Last index whose effects are in the state as restored from its own store; 0: empty. Read once, at
-        start."""
-        ...
-
-    def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[object]:
-        """Apply one whole entry. Called for every index, in order, each once; no-ops and membership entries
-        come with no commands. Returns one result per command, for those who proposed them. An exception
-        stops the node."""
-        ...
-
-    def durable_index(self) -> int:
-        """Everything up to here is in the state machine's own durable store. The log may be compacted up to
-        the smaller of this and the oldest snapshot; one without a store of its own returns the newest index
-        it has applied."""
-        ...
-
-    def begin_snapshot(self) -> tuple[int, Iterator[bytes]]:
-        """(applied index the snapshot stands for, its chunks). The iterator is consumed *(thread)* while
-        apply goes on, so it must not look at what apply changes."""
-        ...
-
-    def restore(self, index: int, term: int, chunks: Iterable[bytes]) -> None:
-        """*(thread)* Replace the state by a snapshot. Nothing else is called until it returns."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LeaderReady:
-    """This node leads `term` and has applied everything committed before: a scheduler may start."""
-
-    term: int
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStopped:
-    """The node stopped by itself because of `error`."""
-
-    error: BaseException
-
-
-Event = RoleChanged | ConfigChanged | LeaderReady | NodeStopped
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """A moment of one member. Latencies are seconds: the mean of recent ones, new ones counting a tenth."""
-
-    node_id: str
-    role: Role
-    term: int
-    leader_id: str | None
-    commit_index: int
-    applied_index: int
-    synced_index: int
-    last_index: int
-    first_index: int
-    snapshot_index: int
-    voters: Mapping[str, str]
-    learners: Mapping[str, str]
-    match: Mapping[str, int]
-    """On the leader: what each other member has acknowledged."""
-    proposals_waiting: int
-    proposals_waiting_bytes: int
-    uncommitted_bytes: int
-    storage_full: bool
-    proposals_total: int
-    entries_applied_total: int
-    commands_applied_total: int
-    syncs_total: int
-    elections_won_total: int
-    terms_seen_total: int
-    frames_refused_total: int
-    snapshots_made_total: int
-    snapshot_bytes_sent_total: int
-    snapshot_bytes_received_total: int
-    sync_latency_s: float
-    commit_latency_s: float
-    """From the entry's append to its apply, on the leader."""
-    failure: str | None
-
-
-class _Counters:
-    """What `Status` reports besides the core's state."""
-
-    __slots__ = (
-        "commands_applied",
-        "commit_latency_s",
-        "elections_won",
-        "entries_applied",
-        "frames_refused",
-        "proposals",
-        "snapshot_bytes_received",
-        "snapshot_bytes_sent",
-        "snapshots_made",
-        "sync_latency_s",
-        "syncs",
-        "terms_seen",
-    )
-
-    def __init__(self) -> None:
-        self.proposals = 0
-        self.entries_applied = 0
-        self.commands_applied = 0
-        self.syncs = 0
-        self.elections_won = 0
-        self.terms_seen = 0
-        self.frames_refused = 0
-        self.snapshots_made = 0
-        self.snapshot_bytes_sent = 0
-        self.snapshot_bytes_received = 0
-        self.sync_latency_s = 0.0
-        self.commit_latency_s = 0.0
 
 
 class Raft:
@@ -232,7 +106,7 @@ class Raft:
         self._journal_worker = journal_worker
         self._snapshot_worker = snapshot_worker
         self._loop = asyncio.get_running_loop()
-        self._counters = _Counters()
+        self._counters = Counters()
         self._listeners: list[Callable[[Event], None]] = []
 
         self._queue: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
@@ -307,16 +181,16 @@ class Raft:
         lock: DirectoryLock | None = None
         try:
             lock = await journal_worker.run(lambda: DirectoryLock(directory))
-            name = await journal_worker.run(lambda: _identity(directory, node_id))
+            name = await journal_worker.run(lambda: identity(directory, node_id))
             if journal is None:
                 journal = await journal_worker.run(lambda: FileJournal.open(directory / "journal"))
             if snapshots is None:
                 snapshots = await snapshot_worker.run(lambda: FileSnapshotStore.open(directory / "snapshots"))
-            await journal_worker.run(lambda: _found(journal, snapshots, name, initial_voters))
-            await journal_worker.run(lambda: _reconcile(journal, snapshots))
-            applied = await snapshot_worker.run(lambda: _restore(journal, snapshots, state_machine))
+            await journal_worker.run(lambda: found(journal, snapshots, name, initial_voters))
+            await journal_worker.run(lambda: reconcile(journal, snapshots))
+            applied = await snapshot_worker.run(lambda: restore(journal, snapshots, state_machine))
             raft = cls(
-                core=_make_core(
+                core=make_core(
                     journal, snapshots, name, applied, settings, rng or random.Random(), loop.time()
                 ),
                 journal=journal,
@@ -1145,136 +1019,3 @@ def _frames(batch: list[Message], bytes_max: int) -> Iterator[list[Message]]:
         part.append(message)
         total += size
     yield part
-
-
-def _identity(directory: Path, node_id: str | None) -> str:
-    """The name this data directory was given at first; makes it one. Durable before it is used."""
-    path = directory / "node_id"
-    if path.exists():
-        known = path.read_text(encoding="utf-8").strip()
-        if node_id is not None and node_id != known:
-            raise SettingsInvalid(
-                f"the data directory {directory} belongs to node {known}, not to {node_id}; a node keeps its "
-                "directory"
-            )
-        return known
-    name = node_id if node_id is not None else uuid.uuid4().hex
-    if not name or len(name.encode()) > _NODE_ID_BYTES_MAX or name != name.strip():
-        raise SettingsInvalid(
-            f"{name!r} is no node id: 1 to {_NODE_ID_BYTES_MAX} bytes, no space at the ends"
-        )
-    _write_durably(path, name)
-    return name
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _found(
-    journal: Journal, snapshots: SnapshotStore, node_id: str, initial_voters: Mapping[str, str] | None
-) -> None:
-    """(thread) A founding voter begins its log with the membership: the same entry 1 of term 1 on each of
-    them."""
-    is_new = journal.last_index == 0 and journal.term == 0 and snapshots.latest() is None
-    if not is_new or (initial_voters is not None and not initial_voters):
-        return
-    voters = {node_id: ""} if initial_voters is None else dict(sorted(initial_voters.items()))
-    if node_id not in voters:
-        raise SettingsInvalid(f"{node_id} is not among the founding voters {sorted(voters)}")
-    journal.set_term_vote(1, "")
-    journal.append([Entry(1, 1, KIND_CONFIG, encode_config(Config(voters, {})))])
-    journal.sync()
-
-
-def _reconcile(journal: Journal, snapshots: SnapshotStore) -> None:
-    """(thread) After a crash between a snapshot's install and the journal's reset, finish the reset.
-
-    The snapshot's entries are committed, so a log that does not contain its last one is obsolete as a
-    whole."""
-    latest = snapshots.latest()
-    if latest is None:
-        if journal.base_index:
-            raise StorageFailed(
-                f"the log begins at {journal.base_index + 1}, but no snapshot is left that covers what was "
-                "before"
-            )
-        return
-    if latest.index < journal.base_index:
-        raise StorageFailed(
-            f"the log begins at {journal.base_index + 1}, but the newest readable snapshot ends at "
-            f"{latest.index}"
-        )
-    if latest.index <= journal.last_index:
-        entry_term = journal.base_term
-        if latest.index > journal.base_index:
-            entry_term = journal.entries(latest.index, latest.index, 1)[0].term
-        if entry_term == latest.term:
-            return
-    journal.reset(latest.index, latest.term)
-    journal.sync()
-
-
-def _restore(journal: Journal, snapshots: SnapshotStore, machine: StateMachine) -> int:
-    """(thread) Bring the state machine at least to the newest snapshot. Returns its applied index."""
-    latest = snapshots.latest()
-    applied = machine.applied_index
-    if latest is not None and applied < latest.index:
-        machine.restore(latest.index, latest.term, snapshots.chunks(latest))
-        applied = latest.index
-    if applied > journal.last_index:
-        raise StorageFailed(
-            f"the state machine has applied entry {applied}, but the log ends at {journal.last_index}: "
-            "they are not of the same node or the same time"
-        )
-    return applied
-
-
-def _make_core(
-    journal: Journal,
-    snapshots: SnapshotStore,
-    node_id: str,
-    applied: int,
-    settings: Settings,
-    rng: random.Random,
-    now: float,
-) -> Core:
-    latest = snapshots.latest()
-    configs: list[tuple[int, Config]] = []
-    floor = 0
-    if latest is not None:
-        floor = latest.index
-        configs.append((latest.index, latest.config))
-    for entry in journal.config_entries():
-        if entry.index > floor:
-            configs.append((entry.index, decode_config(entry.payload)))
-    replicated = Log(
-        base_index=journal.base_index,
-        base_term=journal.base_term,
-        last_index=journal.last_index,
-        term_runs=journal.term_runs(),
-        configs=configs,
-        read=journal.entries,
-        tail_bytes_max=settings.tail_bytes_max,
-    )
-    return Core(
-        node_id=node_id,
-        log=replicated,
-        term=journal.term,
-        voted_for=journal.voted_for,
-        commit_index=max(applied, floor),
-        snapshot=latest,
-        settings=settings,
-        rng=rng,
-        now=now,
-    )

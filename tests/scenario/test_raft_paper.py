@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
-from raft.core import Role
+from raft.effects import Role
 from raft.errors import MembershipRefused, NotLeader, Overloaded
 from raft.messages import (
     Append,

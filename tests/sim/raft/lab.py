@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from raft.core import (
-    Core,
+from raft.core import Core
+from raft.effects import (
     InstallSnapshot,
     ReadReady,
     ReadRefused,

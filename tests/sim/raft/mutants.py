@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from raft.core import Core, Role
+from raft.core import Core
+from raft.effects import Role
 from raft.errors import MembershipRefused
 from raft.log import encode_config
 from raft.messages import Append, AppendReply, Heartbeat, Message, VoteReply, VoteRequest

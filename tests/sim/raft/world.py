@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from raft.core import (
+from raft.core import Core
+from raft.effects import (
     ConfigChanged,
-    Core,
     InstallSnapshot,
     ReadReady,
     ReadRefused,
