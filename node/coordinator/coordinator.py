@@ -24,6 +24,7 @@ from node.coordinator.effects import Accepted, Answer, Effects, Refused
 from node.coordinator.journal import Expansion
 from node.coordinator.leader import Leader, Log, node_error
 from node.coordinator.replica import Replica
+from node.coordinator.scheduler import key_of
 from node.coordinator.settings import Settings
 from node.coordinator.state import (
     AttemptKey,
@@ -69,6 +70,7 @@ from workflow.messages import ControlPlan
 log = logging.getLogger(__name__)
 
 _NO_NUMBER: Final = 1 << 62
+_SWEEP_SLICE: Final = 2000  # executions checked in one turn of the loop: about 3 ms
 _LIST_SLICE: Final = 1000  # executions that a list looks at in one turn of the loop: about 3 ms
 
 
@@ -181,6 +183,10 @@ class Coordinator:
             "cancelled": 0,
         }
         self._without_next_step = 0
+        self._found_without_next_step = 0  # in the round of looks under way
+        self._suspects: set[AttemptKey] = set()  # attempts that nobody had at the last look
+        self._suspects_before: set[AttemptKey] = set()
+        self._rescued = 0
 
     # ---- life -------------------------------------------------------------------------------------------------
 
@@ -227,26 +233,47 @@ class Coordinator:
             background.create_task(self._sweep(), name="coordinator.sweep")
 
     async def _sweep(self) -> None:
-        """Each second a slice of the live executions is checked for a next step; each minute idle definitions go."""
+        """Each second a slice of the live executions is looked at; each minute idle definitions go."""
         ids: builtins.list[str] = []
-        found = 0
         for second in range(1 << 62):
             await asyncio.sleep(1.0)
             if second % 60 == 59:
                 self._leader.drop_idle_definitions()
             if not ids:
-                self._without_next_step = found
-                found = 0
+                self._without_next_step = self._found_without_next_step
+                self._found_without_next_step = 0
+                self._suspects, self._suspects_before = set(), self._suspects
                 ids = builtins.list(self.replica.state.executions)
-            for _ in range(min(len(ids), 5_000)):
-                x = self.replica.state.executions.get(ids.pop())
-                if x is not None and not has_next_step(x):
-                    found += 1
-                    self._without_next_step = max(self._without_next_step, found)
-                    log.error(
-                        "an execution has no next step",
-                        extra={"event": "coordinator.stuck", "execution_id": x.id},
-                    )
+            self._look_at([ids.pop() for _ in range(min(len(ids), _SWEEP_SLICE))])
+
+    def _look_at(self, ids: builtins.list[str]) -> None:
+        """DESIGN §4: every execution has a next step. In the state, and in what the leader does about it: an attempt
+        that nobody has at two looks in a row is taken up again, and counted as the bug that it is."""
+        on_the_way = self._leader.on_the_way()
+        for id in ids:
+            x = self.replica.state.executions.get(id)
+            if x is None:
+                continue
+            if not has_next_step(x):
+                self._found_without_next_step += 1
+                self._without_next_step = max(self._without_next_step, self._found_without_next_step)
+                log.error(
+                    "an execution has no next step",
+                    extra={"event": "coordinator.stuck", "execution_id": id},
+                )
+            if not self._leader.is_leading:
+                continue
+            for ready in self._leader.adrift(x, on_the_way):
+                key = key_of(ready)
+                if key not in self._suspects_before:
+                    self._suspects.add(key)
+                    continue
+                self._rescued += 1
+                log.error(
+                    "nobody had an attempt that should run; it is taken up again",
+                    extra={"event": "coordinator.adrift", "execution_id": id, "attempt": key[3]},
+                )
+                self._leader.rescue(ready)
 
     async def flush(self) -> None:
         """Bring the stores up to date, so that a restart has nothing to replay."""
@@ -737,6 +764,7 @@ class Coordinator:
             "cluster_time": state.now,
             "executions_live": len(state.executions),
             "executions_without_next_step": self._without_next_step,
+            "attempts_rescued_total": self._rescued,
             "executions_accepted_total": state.accepted,
             "executions_ended_here": dict(self._counts),
             "state_bytes": state.held,

@@ -25,7 +25,7 @@ from node.coordinator.heartbeats import Heartbeats
 from node.coordinator.replica import Replica
 from node.coordinator.scheduler import Scheduler, Worker, Workers, is_current, key_of
 from node.coordinator.settings import Settings
-from node.coordinator.state import AttemptKey, Execution, Scope, Stage, parent_scope
+from node.coordinator.state import AttemptKey, Execution, Scope, Stage, parent_scope, scopes_of
 from node.coordinator.timers import TimerWheel
 from node.errors import (
     NotLeader,
@@ -182,6 +182,32 @@ class Leader:
             self.submit(c.Lost(*key, "coordinator_changed", reason, False))
             return
         self._push(ready)
+
+    def on_the_way(self) -> set[AttemptKey]:
+        """Attempts that a command speaks of which is not applied yet, or that wait to be handed out again."""
+        keys: set[AttemptKey] = set(self._requeues)
+        for items in (self._inbox, self._big, *self._sent.values()):
+            for item in items:
+                command = item.command
+                if isinstance(command, c.Completed | c.Lost | c.Withdrawn):
+                    keys.add((command.id, command.segment, command.path, command.attempt))
+        return keys
+
+    def adrift(self, x: Execution, on_the_way: set[AttemptKey]) -> list[Ready]:
+        """Attempts of an execution that should be here or at a worker, and are not. Always empty, unless by a bug."""
+        found: list[Ready] = []
+        for scope in scopes_of(x):
+            for attempt in scope.attempts.values():
+                if attempt.stage in (Stage.ACTIVE, Stage.QUEUED):
+                    key = (x.id, attempt.segment, scope.path, attempt.number)
+                    if not self.scheduler.knows(key) and key not in on_the_way:
+                        found.append(Ready(x, scope, attempt, attempt.number))
+        return found
+
+    def rescue(self, ready: Ready) -> None:
+        """Treat an attempt that nobody has as after a restart."""
+        self._take_up(ready, set())
+        self._schedule_dispatch()
 
     def follow(self) -> None:
         """Somebody else leads now, or nobody: drop what is volatile, tell who waits."""

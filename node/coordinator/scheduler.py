@@ -176,6 +176,10 @@ class Scheduler:
             asked.reserved.pop(key, None)
         return ready
 
+    def knows(self, key: AttemptKey) -> bool:
+        """Is it waiting here, asked a grant for, or with a worker?"""
+        return key in self._waiting or key in self._asked or self.is_running(key)
+
     def worker_of(self, key: AttemptKey) -> Worker | None:
         """Who runs it."""
         for worker in self.workers.values():

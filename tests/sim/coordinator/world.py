@@ -96,6 +96,7 @@ class World:
         self.points = 0
         self.crash_at = 0
         self.crashes = 0
+        self.rescued = 0
         self.crash_wanted = asyncio.Event()
         self.ledger: Counter[tuple[str, int]] = Counter()  # runs of a write, by (key, attempts allowed)
         self.attempts: Counter[tuple[Any, ...]] = Counter()  # runs of one attempt of it
@@ -173,6 +174,7 @@ class World:
             await asyncio.wait({clients, crashed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.engine = None
+            self.rescued += engine.stats()["attempts_rescued_total"]
             if self.epoch == epoch:
                 self.epoch += 1  # the end: nothing of it acts any more
             for task in (serving, crashed):
@@ -466,6 +468,7 @@ async def check(world: World) -> None:
     await engine.wait_leading()
     try:
         assert engine.count_without_next_step() == 0
+        assert world.rescued == 0, "an attempt was adrift"
         ends: Counter[str] = Counter()
         cursor = None
         while True:

@@ -231,6 +231,22 @@ async def test_what_becomes_ready_in_the_batch_that_ends_its_execution_does_not_
         await signalled
 
 
+async def test_an_attempt_that_nobody_has_is_found_counted_and_taken_up_again(tmp_path):
+    async with running(tmp_path, {"plan": ONE}, capacity=0) as rig:
+        (view,) = await rig.engine.start([rig.request()])
+        rig.engine._look_at([view.id])
+        assert rig.engine.stats()["attempts_rescued_total"] == 0
+        rig.engine.leader.scheduler.clear()  # what no code of ours does while it leads
+        rig.engine.leader.set_capacity("w1", 5)
+        await settle()
+        assert (await rig.engine.get(view.id)).status == "queued"
+        for _ in range(2):
+            rig.engine._look_at([view.id])
+            rig.engine._suspects, rig.engine._suspects_before = set(), rig.engine._suspects
+        assert (await rig.engine.get(view.id, wait_s=5)).status == "completed"
+        assert rig.engine.stats()["attempts_rescued_total"] == 1
+
+
 async def test_higher_priority_goes_first_and_equals_in_order(tmp_path):
     async with running(tmp_path, {"plan": ONE}, capacity=0) as rig:
         for priority in (1, 9, 5, 9, 0):
