@@ -79,7 +79,9 @@ class Driver:
     def __init__(self, plan, script: bytes) -> None:
         self.plan = plan
         self.machine = Machine(plan)
-        self.machine.do(c.Configure(Limits(write_window=2, dedupe_keys_max=3, journal_max=2000)))
+        self.machine.do(
+            c.Configure(Limits(write_window=2, dedupe_keys_max=3, journal_max=2000, nesting_max=2))
+        )
         self.script = list(script)
         self.started = 0
         if self.byte(4):
