@@ -21,7 +21,7 @@ from cli.places import Place, place_of
 def validate_command(files: tuple[str, ...], modules: tuple[str, ...], as_json: bool) -> None:
     """Check workflow files without running them: every problem with its line.
 
-    Needs no node. Exit status 1 when a file has a problem.
+    Needs no node. Exit status 1 when a file has a problem; warnings do not count.
     """
     from cli.local import load_user_types
     from node.checking import check_payload
@@ -32,6 +32,7 @@ def validate_command(files: tuple[str, ...], modules: tuple[str, ...], as_json: 
         text = read_workflow_file(file)
         report = check_payload(text, user_types)
         problems = [(problem, place_of(text, problem.path)) for problem in report.problems]
+        warnings = [(warning, place_of(text, warning.path)) for warning in report.warnings]
         reports.append(
             {
                 "file": file,
@@ -47,6 +48,15 @@ def validate_command(files: tuple[str, ...], modules: tuple[str, ...], as_json: 
                     }
                     for problem, place in problems
                 ],
+                "warnings": [
+                    {
+                        "path": warning.path,
+                        "line": place.line if place else None,
+                        "column": place.column if place else None,
+                        "message": warning.message,
+                    }
+                    for warning, place in warnings
+                ],
             }
         )
         if as_json:
@@ -56,6 +66,10 @@ def validate_command(files: tuple[str, ...], modules: tuple[str, ...], as_json: 
         for problem, place in problems:
             at = problem.path or "workflow"
             out_console().print(f"{_position(file, place)}: {at}: {problem.message}", markup=False)
+        for warning, place in warnings:
+            out_console().print(
+                f"{_position(file, place)}: warning: {warning.path}: {warning.message}", markup=False
+            )
     if as_json:
         print_json(reports if len(reports) > 1 else reports[0])
     wrong = sum(1 for report in reports if not report["valid"])

@@ -1,7 +1,8 @@
 """Every problem of a payload, with its place: what `validate` shows, and a start would refuse or fail on.
 
 Finds what the loader finds (JSON, field types, required fields), what the planner finds (cycles, duplicate ids, edges
-to nowhere), and step types that this node does not run: those load, and fail their execution.
+to nowhere), and step types that this node does not run: those load, and fail their execution. Warnings are beside that
+(workflow/findings.py): they make no payload invalid.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from node.errors import Problem
 from workflow import payload
 from workflow.definition import Definition, LoadError
+from workflow.findings import findings
 from workflow.plan import compile_plan
 from workflow.steps.base import StepType
 from workflow.steps.registry import LEVEL1
@@ -30,6 +32,7 @@ class CheckReport:
     problems: tuple[Problem, ...] = ()
     steps_total: int = 0
     loads: bool = True  # False: the original's decoder refuses it
+    warnings: tuple[Problem, ...] = ()  # what runs, and hardly does what was meant
 
 
 def check_payload(raw: bytes | str, user_types: Mapping[str, StepType] | None = None) -> CheckReport:
@@ -40,8 +43,10 @@ def check_payload(raw: bytes | str, user_types: Mapping[str, StepType] | None = 
     except LoadError as error:
         return CheckReport(False, error.text, _problems(error), loads=False)
     problems: list[Problem] = []
+    warnings: tuple[Problem, ...] = ()
     try:
-        compile_plan(definition)
+        plan = compile_plan(definition)
+        warnings = tuple(Problem(found.path, found.message, "warning") for found in findings(plan))
     except LoadError as error:
         problems += _problems(error)
     if definition.level == 1:  # level 2 refuses them at load
@@ -49,8 +54,8 @@ def check_payload(raw: bytes | str, user_types: Mapping[str, StepType] | None = 
     problems = problems[:problems_max]
     steps_total = len(definition.steps)
     if problems:
-        return CheckReport(False, problems[0].message, tuple(problems), steps_total)
-    return CheckReport(True, "", (), steps_total)
+        return CheckReport(False, problems[0].message, tuple(problems), steps_total, warnings=warnings)
+    return CheckReport(True, "", (), steps_total, warnings=warnings)
 
 
 def _problems(error: LoadError) -> tuple[Problem, ...]:

@@ -180,6 +180,11 @@ _SCHEMAS: Final[dict[str, Json]] = {
             "valid": {"type": "boolean"},
             "error": _TEXT_OR_NULL,
             "problems": {"type": "array", "items": _ref("ProblemItem")},
+            "warnings": {
+                "type": "array",
+                "items": _object({"path": _TEXT, "message": _TEXT}),
+                "description": "What runs, and hardly does what was meant.",
+            },
             "steps_total": _COUNT,
         }
     ),

@@ -118,6 +118,7 @@ def report_object(report: CheckReport) -> dict[str, Any]:
             {"path": problem.path, "message": problem.message, "code": problem.code or "workflow_invalid"}
             for problem in report.problems
         ],
+        "warnings": [{"path": found.path, "message": found.message} for found in report.warnings],
         "steps_total": report.steps_total,
     }
 

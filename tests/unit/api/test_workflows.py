@@ -80,6 +80,7 @@ async def test_validate_says_every_problem_with_its_place_and_stores_nothing(ser
         "valid": True,
         "error": None,
         "problems": [],
+        "warnings": [],
         "steps_total": 1,
     }
     assert not served.engine.workflows
