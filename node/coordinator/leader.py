@@ -25,7 +25,8 @@ from node.coordinator.heartbeats import Heartbeats
 from node.coordinator.replica import Replica
 from node.coordinator.scheduler import Scheduler, Worker, Workers, is_current, key_of
 from node.coordinator.settings import Settings
-from node.coordinator.state import AttemptKey, Execution, Scope, Stage, parent_scope, scopes_of
+from node.coordinator.state import AttemptKey, Execution, Stage, scopes_of
+from node.coordinator.tasks import task_for
 from node.coordinator.timers import TimerWheel
 from node.errors import (
     NotLeader,
@@ -39,7 +40,7 @@ from node.errors import (
 from node.worker.messages import Effect, TaskFrame, TaskHeartbeat, TaskOutcome
 from node.worker.messages import Lost as LostOutcome
 from raft import errors as raft_errors
-from workflow.messages import SegmentResult, StepError, Task
+from workflow.messages import SegmentResult, StepError
 
 log = logging.getLogger(__name__)
 
@@ -507,55 +508,14 @@ class Leader:
         self._schedule_heartbeat_check()
 
     def _frame(self, ready: Ready, now: float) -> TaskFrame:
-        x, scope, attempt = ready.execution, ready.scope, ready.attempt
+        x, segment = ready.execution, ready.attempt.segment
         program = self._replica.state.definitions[x.plan].program
-        segment = attempt.segment
-        needs = program.needs[segment]
-        inputs: dict[int, bytes] = {}
-        if needs:
-            inputs = self._inputs(x, scope, needs)
         deadline = program.timeouts[segment]
         if x.deadline:
             left = max(x.deadline - now, 0.0) + self._settings.deadline_grace_s
             deadline = left if deadline is None else min(deadline, left)
-        path = scope.path
-        key = f"{x.id}:{program.last_steps[segment]}"
-        if path:
-            key += ":" + ".".join(map(str, path))
-        if x.generation:
-            key += f":g{x.generation}"
-        task = Task(
-            x.id,
-            segment,
-            path,
-            attempt.number,
-            x.plan,
-            inputs,
-            x.shared if program.segments[segment].shared_state else None,
-            x.context,
-            scope.item,
-            attempt.resume,
-            key,
-            deadline,
-            attempt.heartbeat,
-        )
         effect: Effect = program.segments[segment].effect  # type: ignore[assignment]
-        return TaskFrame(task, effect, x.tenant)
-
-    def _inputs(self, x: Execution, scope: Scope, needs: Iterable[int]) -> dict[int, bytes]:
-        """Results that a segment needs: of its own scope, or of one around it."""
-        if scope.body == 0:
-            outputs = x.outputs
-            return {step: outputs[step] for step in needs if step in outputs}
-        program = self._replica.state.definitions[x.plan].program
-        found: dict[int, bytes] = {}
-        around: Scope | None = scope
-        while around is not None:
-            for step in needs:
-                if step not in found and step in around.outputs:
-                    found[step] = around.outputs[step]
-            around = parent_scope(x, program, around) if around.body else None
-        return found
+        return TaskFrame(task_for(self._replica.state, ready, deadline), effect, x.tenant)
 
     # ---- workers ----------------------------------------------------------------------------------------------
 
