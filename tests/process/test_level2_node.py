@@ -239,6 +239,25 @@ def test_for_each_runs_its_body_for_200_items_and_keeps_their_order(client: Sync
     assert (results["successful"], results["failed"], execution.final_output) == (200, 0, 200)
 
 
+def test_ten_thousand_items_share_one_definition(client: SyncClient, process: NodeProcess) -> None:
+    """With 50 kB of definition, copies would be 500 MB in the log alone."""
+    payload = workflow(
+        step("ballast", "text_input", text="x" * 50_000),
+        step("each", "for_each", items="{{ inputs.items }}", max_concurrency=100),
+        step("square", "expression", expression="item * item"),
+        edges="each.item > square",
+    )
+    before = _bytes_under(process.data_dir)
+    execution = finished(client, payload, inputs={"items": list(range(10_000))})
+    assert execution.error is None
+    assert execution.node_results["each"]["results"] == [n * n for n in range(10_000)]
+    assert _bytes_under(process.data_dir) - before < 50_000_000
+
+
+def _bytes_under(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
 def test_for_each_tolerates_as_many_failures_as_it_says(client: SyncClient) -> None:
     for tolerated in (2, 1):
         payload = workflow(
@@ -428,6 +447,17 @@ def test_a_failed_sub_workflow_fails_its_step_and_may_be_caught_or_retried(
     )
     caught = finished(client, payload).final_output
     assert caught["error"]["code"] == "workflow_not_found"
+
+
+def test_a_sub_workflow_may_be_of_level_1(client: SyncClient) -> None:
+    nodes = [
+        {"id": "n", "type": "number", "data": {"value": 4}},
+        {"id": "e", "type": "expression", "data": {"expression": "input * 2 + context.add"}},
+    ]
+    level1 = {"nodes": nodes, "edges": [{"source": "n", "target": "e"}]}
+    client.register_workflow(level1, workflow_id="level-1")
+    payload = workflow(step("c", "sub_workflow", workflow_id="level-1", inputs={"add": 1}))
+    assert finished(client, payload).final_output["value"] == 9
 
 
 @pytest.mark.parametrize("on_cancel", ["cancel", "abandon"])

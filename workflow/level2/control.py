@@ -13,7 +13,7 @@ from typing import Any
 
 from workflow.level2 import dates
 from workflow.level2.evaluate import array_of, condition_holds, scope_of
-from workflow.level2.operators import kind_name, scalar_text
+from workflow.level2.operators import kind_name, plain, scalar_text
 from workflow.level2.scope import ExpressionError
 from workflow.level2.shapes import duration_s
 from workflow.steps.base import RunState, Services, Step, StepFailed, Suspend
@@ -244,7 +244,7 @@ def run_sub_workflow(step: Step, inputs: Sequence[Value], state: RunState, servi
         return {
             "execution_id": outcome.get("execution_id"),
             "status": "completed",
-            "value": outcome.get("final_output"),
+            "value": plain(outcome.get("final_output")),
         }
     error = outcome.get("error") or {}
     reason = error.get("message", "no reason given")
