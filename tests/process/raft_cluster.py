@@ -109,8 +109,9 @@ class Voter:
 
     async def kill(self) -> None:
         """kill -9"""
-        if self.is_up:
-            self.signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may be dead already, and not reaped
+            if self.is_up:
+                self.signal(signal.SIGKILL)
         await self._gone()
 
     async def stop(self) -> None:
@@ -253,9 +254,12 @@ class Writers:
         self._tasks = [loop.create_task(self._write(number)) for number in range(self._count)]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
         self._stop.set()
-        await asyncio.gather(*self._tasks)
+        if kind is not None:  # the story has failed: do not hide why behind writers that cannot end
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
 
     async def _write(self, writer: int) -> None:
         number = 0
