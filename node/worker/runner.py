@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from node.worker.attempts import AttemptStream, Outbox, RunningAttempt, capture_output
+from node.worker.attempts import AttemptStream, Outbox, RunningAttempt, capture_output, printable
 from node.worker.frames import FrameInvalid, FrameSplitter
 from node.worker.io_tasks import IoTasks
 from node.worker.limits import confine
@@ -199,11 +199,12 @@ class Runner:
             outcome: SegmentResult | BaseException = self._segments.run_now(attempt.loaded, attempt.task)
         except BaseException as error:  # a step's SystemExit too: the runner goes on
             outcome = error
-        words[CPU_TICKET] = 0
         self._cpu_running = None
         wall_us = (time.monotonic_ns() - started_ns) // 1000
         cpu_us = (time.thread_time_ns() - cpu_before) // 1000
-        return self._report(attempt, outcome, wall_us, cpu_us)
+        line = self._report(attempt, outcome, wall_us, cpu_us)
+        words[CPU_TICKET] = 0  # not before: a result that ends the runner is the fault of its task too
+        return line
 
     # ---- io thread
 
@@ -228,6 +229,7 @@ class Runner:
             outcome = failed_result(attempt, outcome)
         if outcome.error is not None:
             attempt.report_merged_heartbeat()
+            outcome = msgspec.structs.replace(outcome, error=_carriable(outcome.error))
         encoded = _encode(outcome)
         if len(encoded) > self._settings.result_bytes_max:
             encoded = _encode(self._too_large(attempt, outcome, len(encoded)))
@@ -268,6 +270,12 @@ def failed_result(attempt: RunningAttempt, error: BaseException) -> SegmentResul
     if isinstance(error, MemoryError):
         code, message = "out_of_memory", "the step ran out of memory"
     return error_result(outside_error(attempt.kind, code, message, type=type(error).__name__))
+
+
+def _carriable(error: StepError) -> StepError:
+    """The error as the node can read it: steps raise what they like, texts that are no Unicode or no texts too."""
+    code, message, kind = (printable(str(text)) for text in (error.code, error.message, error.type))
+    return StepError(code, message, error.node, bool(error.retryable), kind)
 
 
 def end_with_children(status: int) -> NoReturn:

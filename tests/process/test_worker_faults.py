@@ -56,6 +56,27 @@ async def test_a_step_that_ends_its_runner_is_at_fault_and_the_runner_is_replace
         assert under_test.pool.stats().runner_pids != (pid,)
 
 
+@pytest.mark.parametrize(
+    ("step", "how", "code", "text"),
+    [
+        ("raise_unreadable", "text", "step_failed", "ValueError: half of a pair: ?"),
+        ("raise_unreadable", "code", "5", "the code is a number"),
+        ("raise_unreadable", "interrupt", "internal", "KeyboardInterrupt"),
+        ("raise_unreadable_awaiting", "text", "step_failed", "ValueError: half of a pair: ?"),
+        ("raise_unreadable_awaiting", "code", "5", "the code is a number"),
+    ],
+)
+async def test_an_error_that_cannot_be_sent_as_it_was_raised_fails_its_task_and_no_runner(
+    step: str, how: str, code: str, text: str
+):
+    async with running_pool() as under_test:
+        error = (await under_test.run(step, data={"how": how})).error
+        assert error is not None
+        assert error.code == code
+        assert text in error.message
+        assert under_test.pool.stats().runners_lost == 0
+
+
 async def test_tasks_that_waited_behind_a_dead_task_run_elsewhere_and_are_not_lost(tmp_path: Path):
     async with running_pool() as under_test:
         deadly = under_test.frame("end_process", data={"how": "exit"})

@@ -22,6 +22,25 @@ def plus_one(given: float | None = None, *, number: float = 0.0) -> float:
     return (number if given is None else given) + 1
 
 
+@step_type("raise_unreadable", effect="pure")
+def raise_unreadable(_: Any = None, *, how: str) -> None:
+    """Raises an error that cannot be sent as it is."""
+    if how == "text":
+        raise ValueError("half of a pair: \ud800")
+    if how == "code":
+        raise StepFailed("the code is a number", code=5)  # type: ignore[arg-type]
+    raise KeyboardInterrupt
+
+
+@step_type("raise_unreadable_awaiting", effect="pure")
+async def raise_unreadable_awaiting(_: Any = None, *, how: str) -> None:
+    """The same from a task that may await."""
+    await asyncio.sleep(0)
+    if how == "text":
+        raise ValueError("half of a pair: \ud800")
+    raise StepFailed("the code is a number", code=5)  # type: ignore[arg-type]
+
+
 @step_type("pid_of_runner", effect="pure")
 def pid_of_runner(*, seconds: float = 0.0) -> int:
     time.sleep(seconds)
