@@ -429,6 +429,19 @@ class Leader:
         self.scheduler.push(
             ready, program.queues[segment], ready.execution.priority if priority is None else priority
         )
+        policy = program.policies[segment]
+        if policy is not None and policy.schedule_to_start_s is not None:
+            waited = self._cluster_clock.now() - ready.attempt.since
+            self._later(max(policy.schedule_to_start_s - waited, 0.0), lambda: self._overdue(ready))
+
+    def _overdue(self, ready: Ready) -> None:
+        """An attempt has waited as long as its schedule_to_start_s allows. It certainly did not run."""
+        key = key_of(ready)
+        if ready.attempt.stage != Stage.ACTIVE or not is_current(ready) or not self.scheduler.is_waiting(key):
+            return  # a write that waits for its grant is looked at again when it has it
+        self.scheduler.withdraw(key)
+        text = "no worker took the step within its schedule_to_start_s"
+        self.submit(c.Completed(*key, self._failure(key, "schedule_to_start", text)))
 
     def _stop(self, key: AttemptKey) -> None:
         """The state wants no result of this attempt any more: end it wherever it is."""

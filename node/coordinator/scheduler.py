@@ -180,6 +180,10 @@ class Scheduler:
         """Is it waiting here, asked a grant for, or with a worker?"""
         return key in self._waiting or key in self._asked or self.is_running(key)
 
+    def is_waiting(self, key: AttemptKey) -> bool:
+        """Is this attempt ready and not handed out?"""
+        return key in self._waiting
+
     def worker_of(self, key: AttemptKey) -> Worker | None:
         """Who runs it."""
         for worker in self.workers.values():
