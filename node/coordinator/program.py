@@ -35,6 +35,7 @@ class Program:
         "local",
         "loop_of",
         "needs",
+        "nests",
         "plan",
         "policies",
         "priorities",
@@ -61,6 +62,9 @@ class Program:
             s.body: s.index for s in plan.segments if s.body is not None
         }  # body -> its loop
         self.bodies_with_loops: Final = frozenset(s.scope for s in plan.segments if s.body is not None)
+        self.nests: Final = frozenset(
+            s.scope for s in plan.segments if s.body is not None
+        )  # with loops inside
         self.scope_of: Final = tuple(segment.scope for segment in plan.segments)
         self.writes: Final = tuple(segment.effect == "write" for segment in plan.segments)
         self.needs: Final = tuple(segment.needs for segment in plan.segments)

@@ -748,6 +748,8 @@ class Transition:
     def _subtree(self, x: Execution, program: Program, scope: Scope) -> Iterator[Scope]:
         """A loop body's scope and those of the loops inside it."""
         yield scope
+        if scope.body not in program.nests:
+            return  # with many items at once, looking at all of them for each would be felt
         if scope.body not in program.bodies_with_loops:
             return  # the usual case; 10,000 bodies at once must not look at each other
         for candidate in list((x.scopes or {}).values()):

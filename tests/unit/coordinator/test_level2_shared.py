@@ -79,6 +79,18 @@ def test_the_cache_forgets_in_cluster_time():
     assert not answer(m, asked(m, "cache_get", "k", id="c"))["found"]
 
 
+def test_what_has_ended_is_not_seen_even_before_it_is_forgotten():
+    m = Machine(WAIT)
+    for number in range(600):
+        m.state.keyed.set(("default", f"k{number:03}"), b"\x01", 1.0, m.now, m.state.limits.keyed)
+    m.do(after=1.0)
+    left = len(m.state.keyed.cache)
+    assert 0 < left < 600, "a bounded number with each batch"
+    assert not answer(m, asked(m, "cache_get", "k599", id="a"))["found"]
+    m.do()
+    assert m.state.keyed.cache == {}
+
+
 def test_tenants_do_not_see_each_other():
     m = Machine(WAIT)
     x = m.start(WAIT, "a", tenant="one")
