@@ -221,7 +221,8 @@ class ApiServer:
             reply = await route.handler(Call(request, parameters, self))
         except ThaiyyalError as error:
             reply = _error_reply(error, request.request_id)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # the client has gone, or the server stops
+            self._counters.count(route.path if route else "none", 499, time.monotonic() - started)
             raise
         except ConnectionError:
             reply = GoneReply()
@@ -332,7 +333,8 @@ class _LowLevelServer(web.Server):
     def __init__(self, owner: ApiServer) -> None:
         settings = owner._settings
         loop = asyncio.get_running_loop()
-        super().__init__(owner.serve, request_factory=self._make_api_request)
+        # A client that has gone waits for nothing: its stream or its wait gives the place back at once.
+        super().__init__(owner.serve, request_factory=self._make_api_request, handler_cancellation=True)
         self._api_loop = loop
         self._connections_max = settings.connections_max
         self._idle_timeout_s = settings.idle_timeout_s
