@@ -26,7 +26,8 @@ batch_executions_max: Final = 1000
 tags_max: Final = 32
 
 ShortText = Annotated[str, Meta(min_length=1, max_length=200)]
-WorkflowId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._~:-]+$")]
+# The last group, because `$` is true before a line break at the end too; ids go into headers and paths.
+WorkflowId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._~:-]+$(?!\n)")]
 Tags = Annotated[
     dict[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=500)]],
     Meta(max_length=tags_max),

@@ -32,6 +32,12 @@ async def test_the_id_comes_from_the_id_the_name_or_the_payload(served: Served) 
     assert (status, problem["problems"][0]["path"]) == (400, "id")
 
 
+async def test_an_id_cannot_break_out_of_its_header(served: Served) -> None:
+    for text in ("a\n", "a\r", "a\r\nX-Evil: 1", "a/b", "\n", "ก"):
+        status, problem = await post(served, "/v1/workflows", {"id": text, "workflow": ONE})
+        assert (status, problem["problems"][0]["path"]) == (400, "id")
+
+
 async def test_a_workflow_is_read_as_it_was_sent_in_any_version(served: Served) -> None:
     await _register(served, ONE)
     await _register(served, TWO)
