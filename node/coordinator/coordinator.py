@@ -772,6 +772,8 @@ class Coordinator:
             "definitions_compiled": len(self._definitions),
             "workflows": len(state.workflows),
             "dedupe_keys": len(state.dedupe),
+            "cache_keys": len(state.keyed.cache),
+            "rate_limiters": len(state.keyed.rates),
             "tasks_queued": len(scheduler),
             "tasks_queued_by_queue": scheduler.backlog(),
             "tasks_running": scheduler.running,
@@ -817,6 +819,6 @@ def _refusal_error(result: Any) -> ThaiyyalError:
 def _cursor_number(cursor: str | None) -> int:
     if cursor is None:
         return _NO_NUMBER
-    if not cursor.isdigit() or len(cursor) > 18:
+    if not (cursor.isascii() and cursor.isdigit()) or len(cursor) > 18:
         raise RequestInvalid(f"{cursor!r} is not a cursor of this list", status=400)
     return int(cursor)

@@ -147,8 +147,9 @@ async def test_lists_are_newest_first_with_cursors_over_live_and_history(tmp_pat
         completed = await rig.engine.list(status="completed", tag=("odd", "1"))
         assert [int(item.id, 16) for item in completed.items] == [7, 5, 1]
         assert (await rig.engine.list(workflow="other")).items == []
-        with pytest.raises(RequestInvalid):
-            await rig.engine.list(cursor="x")
+        for no_cursor in ("x", "", "-1", "²", "١", "9" * 19):
+            with pytest.raises(RequestInvalid):
+                await rig.engine.list(cursor=no_cursor)
 
 
 async def test_history_and_events_tell_the_same_story_without_gaps(tmp_path):
