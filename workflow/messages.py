@@ -43,7 +43,7 @@ class Wait(Struct, frozen=True, array_like=True):
     """A step that cannot go on before something outside happens."""
 
     step: int
-    kind: str  # timer | signal | until | child
+    kind: str  # timer | signal | until | child | cache_get | cache_set | cache_delete | rate
     duration_s: float | None = None
     until: float | None = None  # unix seconds
     name: str | None = None
@@ -110,7 +110,9 @@ class StepPolicy(Struct, frozen=True, array_like=True):
     labels: dict[str, str] = {}
     priority: int | None = None
     effect: str | None = None
-    on_exhausted: str = "fail"  # fail | pause | dead_letter
+    on_exhausted: str = (
+        "fail"  # fail | pause | dead_letter; the last two are accepted, and fail until they exist
+    )
 
 
 class SegmentPlan(Struct, frozen=True, array_like=True):

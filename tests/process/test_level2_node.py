@@ -339,6 +339,8 @@ SIGNAL = workflow(
 def test_a_signal_goes_to_the_step_that_waits_for_it(client: SyncClient, process: NodeProcess) -> None:
     execution = client.start(SIGNAL)
     wait_for(client, execution.id, "signal go")
+    refused = run_cli("signal", execution.id, "go", "--payload", "{n: 21}", node=process)
+    assert (refused.returncode, "is not JSON" in refused.stderr) == (2, True)
     done = run_cli("signal", execution.id, "go", "--payload", '{"n": 21}', node=process)
     assert done.returncode == 0, done.stderr
     assert client.wait(execution.id, timeout_s=10).final_output == 42
