@@ -84,7 +84,10 @@ STAGES = (
     ),
     Stage("sim-raft", "raft simulation and mutants", 360, (pytest_command("tests/sim/raft", workers=2),)),
     Stage(
-        "sim-coordinator", "coordinator simulation", 240, (pytest_command("tests/sim/coordinator", workers=2),)
+        "sim-coordinator",
+        "coordinator simulation",
+        240,
+        (pytest_command("tests/sim/coordinator", workers=2),),
     ),
     Stage("sim-gossip", "gossip simulation", 120, (pytest_command("tests/sim/gossip", workers=2),)),
     Stage("process", "real processes on loopback", 240, (pytest_command("tests/process"),)),
