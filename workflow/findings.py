@@ -146,15 +146,15 @@ def _cache_races(plan: Plan) -> Iterable[Problem]:
         return
     before = _ancestors(plan)
     for key, entries in touching.items():
-        for place, (index, writes) in enumerate(entries):
-            for earlier, wrote in entries[:place]:
-                if (writes or wrote) and not before[index] >> earlier & 1:
-                    step, other = plan.steps[index], plan.steps[earlier]
-                    text = (
-                        f"no path orders this and {other.id!r}, which is on the same key {key!r} of the cache"
-                    )
-                    yield Problem(f"nodes[{step.step.index}]", text)
-                    break
+        touched = wrote = 0
+        for index, writes in entries:
+            rivals = (touched if writes else wrote) & ~before[index]
+            if rivals:
+                step, other = plan.steps[index], plan.steps[rivals.bit_length() - 1]
+                text = f"no path orders this and {other.id!r}, which is on the same key {key!r} of the cache"
+                yield Problem(f"nodes[{step.step.index}]", text)
+            touched |= 1 << index
+            wrote |= 1 << index if writes else 0
 
 
 def _ancestors(plan: Plan) -> Sequence[int]:

@@ -431,16 +431,15 @@ class _Compiler:
         return list(pairwise(rooted))
 
     def _reads_of_state(self, step: Step, writers: set[str]) -> dict[str, bool]:
+        """Names that its expressions may read and somebody writes; "any variable" when they may read each."""
         touches: dict[str, bool] = {}
         for expression in step.data.expressions if isinstance(step.data, Data) else ():
             for kind, root in (("variable", "variables"), ("context", "context")):
-                if root in expression.names:
-                    fields = _fields_read(expression.text, root)
-                    for name in writers:
-                        if name.startswith(kind) and (
-                            fields is None or name in {f"{kind} {f!r}" for f in fields}
-                        ):
-                            touches[name] = False
+                if root not in expression.names:
+                    continue
+                fields = _fields_read(expression.text, root)
+                names = [f"any {kind}"] if fields is None else [f"{kind} {field!r}" for field in fields]
+                touches |= dict.fromkeys([name for name in names if fields is None or name in writers], False)
         return touches
 
     def _rooted(self, step_id: str) -> str:
@@ -458,7 +457,9 @@ class _Compiler:
             rooted = self._rooted(step_id)
             bit = 1 << self.number[rooted]
             for name, writes in touches.items():
-                rivals = (touched if writes else wrote).get(name, 0) & ~before[rooted] & ~bit
+                every = f"any {name.split(' ', 1)[0]}"
+                rivals = touched.get(name, 0) | touched.get(every, 0) if writes else wrote.get(name, 0)
+                rivals &= ~before[rooted] & ~bit
                 if rivals:
                     earlier = order[rivals.bit_length() - 1]
                     text = f"{name} is also touched by {earlier!r}, and no path orders the two; connect them"
@@ -466,6 +467,7 @@ class _Compiler:
                 touched[name] = touched.get(name, 0) | bit
                 if writes:
                     wrote[name] = wrote.get(name, 0) | bit
+                    wrote[every] = wrote.get(every, 0) | bit
 
     def _ancestors(self, order: Sequence[str]) -> dict[str, int]:
         """step -> bit set (by number) of the steps before it."""
