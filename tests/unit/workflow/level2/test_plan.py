@@ -383,6 +383,17 @@ def test_different_variables_need_no_path_but_the_state_goes_from_one_to_the_nex
     assert segment_of(plan, "l").shared_state
 
 
+def test_a_step_that_may_read_every_variable_needs_a_path_to_what_is_written_after_it() -> None:
+    nodes = [
+        node("a", "expression", expression="keys(variables)"),
+        node("n", "number"),
+        keep("k"),
+        keep("l", "w"),
+    ]
+    assert "touched by 'a'" in problems(nodes, "n>k", "k>l")["nodes[2]"]
+    plan_of(nodes, "a>n", "n>k", "n>l")
+
+
 def test_reading_another_name_needs_no_path() -> None:
     nodes = [node("a", "number"), keep("k"), node("b", "expression", expression="variables.other ?? 1")]
     plan_of(nodes, "a>k", "a>b")
