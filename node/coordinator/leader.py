@@ -32,6 +32,7 @@ from node.errors import (
     NotLeader,
     OutcomeUnknown,
     Overloaded,
+    RequestInvalid,
     StorageFull,
     ThaiyyalError,
     TooLarge,
@@ -121,6 +122,7 @@ class Leader:
         self._inbox: deque[_Item] = deque()
         self._big: deque[_Item] = deque()  # each larger than an entry
         self._inbox_bytes = 0
+        self._failed: list[_Item] = []  # our own commands whose batch was refused; they go again in a moment
         self._sent: dict[int, list[_Item]] = {}  # token -> what the batch was made of
         self._parts: deque[_Parts] = deque()  # batches too big for an entry; the first one is being sent
         self._next_token = rng.getrandbits(56) << 6
@@ -187,7 +189,7 @@ class Leader:
     def on_the_way(self) -> set[AttemptKey]:
         """Attempts that a command speaks of which is not applied yet, or that wait to be handed out again."""
         keys: set[AttemptKey] = set(self._requeues)
-        for items in (self._inbox, self._big, *self._sent.values()):
+        for items in (self._inbox, self._big, self._failed, *self._sent.values()):
             for item in items:
                 command = item.command
                 if isinstance(command, c.Completed | c.Lost | c.Withdrawn):
@@ -223,6 +225,7 @@ class Leader:
     def _clear(self) -> None:
         self._inbox.clear()
         self._big.clear()
+        self._failed.clear()
         self._inbox_bytes = 0
         self.scheduler.clear()
         self._wheel = TimerWheel()
@@ -246,7 +249,7 @@ class Leader:
     @property
     def inbox_commands(self) -> int:
         """Commands waiting for their batch."""
-        return len(self._inbox) + len(self._big)
+        return len(self._inbox) + len(self._big) + len(self._failed)
 
     @property
     def inbox_bytes(self) -> int:
@@ -301,15 +304,17 @@ class Leader:
             self._propose([self._big.popleft()])
 
     def _propose(self, items: list[_Item]) -> None:
-        commands: list[c.Command] = []
-        for item in items:
-            self._inbox_bytes -= item.size
-            if item.first is not None:
-                commands.append(item.first)
-            commands.append(item.command)
+        self._inbox_bytes -= sum([item.size for item in items])
         token = self._next_token
         self._next_token += 1
-        data = c.encode(c.Batch(self._cluster_clock.now(), self._rng.random(), token, commands))
+        now, chance = self._cluster_clock.now(), self._rng.random()
+        try:
+            commands, data = _encode_batch(now, chance, token, items)
+        except (ValueError, TypeError, OverflowError):  # one of them; the others must not suffer for it
+            items = [item for item in items if self._is_encodable(item)]
+            if not items:
+                return
+            commands, data = _encode_batch(now, chance, token, items)
         self._sent[token] = items
         self.proposals_total += 1
         self.commands_total += len(commands)
@@ -321,6 +326,29 @@ class Leader:
             )
             if len(self._parts) == 1:
                 self._parts[0].start()
+
+    def _is_encodable(self, item: _Item) -> bool:
+        """Can this be written to the log? What cannot is refused, a report of it becomes a loss of its attempt."""
+        try:
+            _encode_batch(0.0, 0.0, 0, [item])
+        except (ValueError, TypeError, OverflowError) as error:
+            command = item.command
+            log.error(
+                "a command cannot be written to the log",
+                extra={
+                    "event": "coordinator.unencodable",
+                    "command": type(command).__name__,
+                    "error": str(error),
+                },
+            )
+            if item.waiter is not None:
+                text = f"the request has a value that cannot be stored: {error}"
+                item.waiter.fail(item.slot, RequestInvalid(text))
+            elif isinstance(command, c.Completed | c.Lost):
+                key = (command.id, command.segment, command.path, command.attempt)
+                self.submit(c.Lost(*key, "result_invalid", "its report cannot be stored", True))
+            return False
+        return True
 
     def _end_of_parts(self, token: int) -> None:
         """If this was the batch being sent in parts, the next such one may go: replicas gather one at a time."""
@@ -366,12 +394,15 @@ class Leader:
         if isinstance(error, raft_errors.NotLeader | raft_errors.Stopped) or not self.is_leading:
             return
         if again:
-            self._later(self._settings.retry_s, lambda: self._submit_again(again))
+            if not self._failed:
+                self._later(self._settings.retry_s, self._submit_again)
+            self._failed += again
+            self._inbox_bytes += sum([item.size for item in again])
         self._schedule_pump()
 
-    def _submit_again(self, items: list[_Item]) -> None:
+    def _submit_again(self) -> None:
+        items, self._failed = self._failed, []
         for item in items:
-            self._inbox_bytes += item.size
             (self._big if item.size > self._settings.entry_bytes_max else self._inbox).append(item)
         self._schedule_pump()
 
@@ -691,6 +722,17 @@ class Leader:
         if old:
             self._dropping.update(old)
             self.submit(c.DropDefinitions(old))
+
+
+def _encode_batch(
+    now: float, chance: float, token: int, items: Iterable[_Item]
+) -> tuple[list[c.Command], bytes]:
+    commands: list[c.Command] = []
+    for item in items:
+        if item.first is not None:
+            commands.append(item.first)
+        commands.append(item.command)
+    return commands, c.encode(c.Batch(now, chance, token, commands))
 
 
 class _Parts:

@@ -248,6 +248,50 @@ async def test_an_attempt_that_nobody_has_is_found_counted_and_taken_up_again(tm
         assert rig.engine.stats()["attempts_rescued_total"] == 1
 
 
+async def test_what_waits_for_space_in_the_log_is_not_taken_for_lost(tmp_path):
+    async with running(tmp_path, {"plan": ONE}, behave=never, settings=Settings(retry_s=0.05)) as rig:
+        (view,) = await rig.engine.start([rig.request()])
+        await settle()
+        rig.log.error = raft_errors.StorageFull("full")
+        rig.workers.finish(rig.workers.seen[0], done(ONE, 0))
+        await settle()
+        assert rig.engine.stats()["inbox"] == 1
+        for _ in range(3):
+            rig.engine._look_at([view.id])
+            rig.engine._suspects, rig.engine._suspects_before = set(), rig.engine._suspects
+        assert rig.engine.stats()["attempts_rescued_total"] == 0
+        rig.log.error = None
+        assert (await rig.engine.get(view.id, wait_s=5)).status == "completed"
+        assert len(rig.workers.seen) == 1
+        assert rig.engine.leader.inbox_bytes == rig.engine.stats()["inbox"] == 0
+
+
+async def test_a_request_that_cannot_be_stored_is_refused_alone(tmp_path):
+    async with running(tmp_path, {"plan": ONE}, behave=never) as rig:
+        requests = [rig.request(), rig.request(tags={"half": "\ud800"}), rig.request()]
+        good, bad, also_good = await rig.engine.start(requests)
+        assert (good.status, also_good.status) == ("running", "running")
+        assert isinstance(bad, RequestInvalid)
+        assert rig.engine.leader.inbox_bytes == 0
+        with pytest.raises(RequestInvalid):
+            await rig.engine.cancel(good.id, reason="\ud800")
+
+
+async def test_a_report_that_cannot_be_stored_ends_its_attempt(tmp_path):
+    async with running(tmp_path, {"plan": ONE}, behave=never) as rig:
+        (view,) = await rig.engine.start([rig.request()])
+        await settle()
+        task = rig.workers.seen[0]
+        lost = Lost("runner_died", "half of a pair: \ud800", started=True, at_fault=True)
+        for _ in range(3):
+            await settle()
+            task = rig.workers.seen[-1]
+            key = (task.execution_id, task.segment, task.path, task.attempt)
+            rig.engine.leader.outcomes("w1", [TaskOutcome(*key, lost=lost)])
+        view = await rig.engine.get(view.id, wait_s=5)
+        assert (view.status, view.error.code) == ("failed", "result_invalid")
+
+
 async def test_higher_priority_goes_first_and_equals_in_order(tmp_path):
     async with running(tmp_path, {"plan": ONE}, capacity=0) as rig:
         for priority in (1, 9, 5, 9, 0):
