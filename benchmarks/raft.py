@@ -426,7 +426,11 @@ def main() -> int:
     if options.install and not options.no_etcd and shutil.which("etcd") is None:
         install_etcd()
     before = machine()
-    rows = asyncio.run(measure(options))
+    try:
+        rows = asyncio.run(measure(options))
+    except asyncio.CancelledError:
+        print("stopped by SIGTERM; every process that it started has ended", file=sys.stderr)
+        return 128 + signal.SIGTERM
     columns = ["per_second", "p50_ms", "p95_ms", "p99_ms", "mb_per_second", "cpu_share", "client_cpu_share"]
     table = Table("what", *columns, title="raft")
     for row in rows:
