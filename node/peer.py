@@ -22,6 +22,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import sys
 import time
@@ -341,6 +342,8 @@ def explain_start_failure(error: BaseException, settings: NodeSettings) -> str |
             )
         if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM) and error.filename is None:
             return f"the API cannot listen on {settings.api.host}:{settings.api.port}: {os.strerror(error.errno)}"
+        if isinstance(error, socket.gaierror):
+            return f"the API cannot listen on {settings.api.host}:{settings.api.port}: {error.strerror}"
         where = error.filename or settings.data_dir
         return f"the data directory cannot be used: {where}: {error.strerror or error}"
     return None

@@ -25,7 +25,12 @@ def identity(directory: Path, node_id: str | None) -> str:
     """The name this data directory was given at first; makes it one. Durable before it is used."""
     path = directory / "node_id"
     if path.exists():
-        known = path.read_text(encoding="utf-8").strip()
+        known = path.read_bytes().decode("utf-8", "replace").strip()
+        if not known or "\ufffd" in known or len(known.encode()) > _NODE_ID_BYTES_MAX:
+            raise SettingsInvalid(
+                f"the file {path} is damaged: it should hold this node's id; restore it, or move the data "
+                "directory away and let the node join as a new one"
+            )
         if node_id is not None and node_id != known:
             raise SettingsInvalid(
                 f"the data directory {directory} belongs to node {known}, not to {node_id}; a node keeps its "

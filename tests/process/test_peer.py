@@ -77,6 +77,14 @@ async def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     await first.stop()
 
 
+async def test_an_api_address_that_has_no_machine_is_named(tmp_path: Path) -> None:
+    nowhere = NodeSettings.from_options(
+        data_dir=tmp_path / "data", api_host="999.1.1.1", api_port=80, slots=1
+    )
+    with pytest.raises(PeerFailed, match=r"the API cannot listen on 999\.1\.1\.1:80: "):
+        await Peer(nowhere).start()
+
+
 async def test_a_stop_with_a_client_waiting_keeps_its_time(tmp_path: Path) -> None:
     peer = Peer(settings(tmp_path / "data"))
     await peer.start()

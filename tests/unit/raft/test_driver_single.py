@@ -185,6 +185,15 @@ async def test_a_second_node_on_the_same_directory_is_refused(tmp_path: Path) ->
     await raft.close()
 
 
+@pytest.mark.parametrize("damage", [b"", b"\n", b"\xc8\x00", b"x" * 200])
+async def test_a_damaged_node_id_is_named(tmp_path: Path, damage: bytes) -> None:
+    raft = await Raft.open(data_dir=tmp_path, state_machine=Recorder(), node_id="n1")
+    await raft.close()
+    (tmp_path / "raft" / "node_id").write_bytes(damage)
+    with pytest.raises(SettingsInvalid, match="node_id is damaged"):
+        await Raft.open(data_dir=tmp_path, state_machine=Recorder())
+
+
 async def test_a_directory_keeps_its_node_id(tmp_path: Path) -> None:
     raft = await Raft.open(data_dir=tmp_path, state_machine=Recorder(), node_id="n1")
     await raft.close()
