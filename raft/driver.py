@@ -134,8 +134,12 @@ class Raft:
         self._receiver: SnapshotReceiver | None = None
         self._receive_jobs = 0
         self._snapshot_send_at = 0.0
+        # What was applied before this start and is in no snapshot yet; the rest of the log is counted as it is applied.
+        since = max(core.snapshot.index if core.snapshot else 0, core.log.base_index)
+        self._snapshot_log_entries = max(applied_index - since, 0)
         self._snapshot_log_bytes = 0
-        self._snapshot_log_entries = 0
+        if isinstance(journal, FileJournal):
+            self._snapshot_log_bytes = max(journal.bytes_after(since) - journal.bytes_after(applied_index), 0)
         self._snapshot_task: asyncio.Task[None] | None = None
         self._snapshot_not_before = 0.0
         self._snapshot_lock = asyncio.Lock()

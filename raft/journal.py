@@ -239,6 +239,16 @@ class FileJournal:
                 torn_bytes=self._torn_bytes,
             )
 
+    def bytes_after(self, index: int) -> int:
+        """About what the entries above `index` take of the files."""
+        with self._lock:
+            if index >= self.last_index:
+                return 0
+            start = self._positions[max(index - self._base_index, 0)]
+            newest = self._segments[-1]
+            between = (newest.sequence - (start >> _OFFSET_BITS)) * newest.limit
+            return max(between + self._offset - (start & ((1 << _OFFSET_BITS) - 1)), 0)
+
     def entries(self, lo: int, hi: int, bytes_max: int) -> list[Entry]:
         """Entries lo..hi (both included), as many as fit into `bytes_max` of payload, at least one.
 

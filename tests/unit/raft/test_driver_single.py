@@ -123,6 +123,23 @@ async def test_a_snapshot_is_made_by_itself_when_the_log_has_grown_enough(tmp_pa
     await raft.close()
 
 
+@pytest.mark.parametrize("limit", [{"snapshot_log_entries": 20}, {"snapshot_log_bytes": 20_000}])
+async def test_the_log_of_a_node_that_is_often_restarted_is_compacted_too(
+    tmp_path: Path, limit: dict[str, int]
+) -> None:
+    machine = Recorder()
+    for _ in range(10):
+        raft, _ = await start(tmp_path, machine, **limit)
+        for _ in range(4):
+            await raft.propose(b"x" * 1000)
+        await raft.read_barrier()
+        if raft._snapshot_task is not None:
+            await asyncio.wait({raft._snapshot_task})
+        snapshot_index = raft.status().snapshot_index
+        await raft.close()
+    assert snapshot_index > 0
+
+
 async def test_a_state_machine_with_its_own_store_gets_only_what_it_lacks(tmp_path: Path) -> None:
     raft, machine = await start(tmp_path)
     await raft.propose(b"a")
