@@ -449,6 +449,13 @@ class Coordinator:
                 limit="tasks_queued_max",
                 retry_after_s=2.0,
             )
+        unwritten = self._stores.unwritten
+        if unwritten >= settings.history_waiting_max:
+            return Overloaded(
+                f"{unwritten} finished executions wait to be written "
+                f"(limit history_waiting_max: {settings.history_waiting_max})",
+                limit="history_waiting_max",
+            )
         held = state.held + leader.inbox_bytes
         if held >= settings.state_bytes_max:
             return Overloaded(

@@ -22,6 +22,8 @@ class Settings:
     """Ready and not handed out; a start is refused above it."""
     state_bytes_max: int = 1024 * MIB
     """Values held by live executions; they are in memory on every voter."""
+    history_waiting_max: int = 100_000
+    """Finished and not yet in history.db, some 2 KiB each with small values; a start is refused above it."""
     inbox_commands_max: int = 100_000
     """Requests waiting to be proposed: some 30 s of starts at the best rate measured."""
     inbox_bytes_max: int = 256 * MIB

@@ -125,6 +125,11 @@ class Stores:
         return len(self._ended)
 
     @property
+    def unwritten(self) -> int:
+        """Ended executions that are not in history.db yet, those of a flush under way included."""
+        return len(self._by_id)
+
+    @property
     def is_flushing(self) -> bool:
         """A job is under way."""
         return self._job is not None

@@ -464,6 +464,15 @@ async def test_starts_above_the_limit_of_live_executions_are_refused_by_name(tmp
         assert not isinstance(accepted, Exception)
 
 
+async def test_starts_wait_for_a_history_that_cannot_keep_up(tmp_path):
+    settings = Settings(history_waiting_max=1, flush_interval_s=30.0)
+    async with running(tmp_path, {"plan": ONE}, settings=settings) as rig:
+        await rig.run()
+        (answer,) = await rig.engine.start([rig.request()])
+        assert isinstance(answer, Overloaded)
+        assert answer.limit == "history_waiting_max"
+
+
 async def test_queued_tasks_and_bytes_are_bounded(tmp_path):
     async with running(tmp_path, {"plan": ONE}, capacity=0, settings=Settings(tasks_queued_max=1)) as rig:
         await rig.engine.start([rig.request()])
