@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ def _language_settings(
         except (ValueError, TypeError) as error:
             raise click.BadParameter(f"{value!r}: {error}", context, parameter) from None
     return config
+
+
+def _named_clients(path: Path | None) -> Any:
+    """Raises click.BadParameter with the place in the file; never shows a value."""
+    from node.worker.named_clients import ClientsInvalid, read_named_clients
+
+    if path is None:
+        return {}
+    try:
+        return read_named_clients(path, os.environ)
+    except ClientsInvalid as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--http-clients") from None
 
 
 @click.command("start")
@@ -107,6 +120,12 @@ def _language_settings(
     callback=_language_settings,
     help="A limit of the language, such as max_execution_time=10m or max_variables=5000 (docs/cli.md lists them).",
 )
+@click.option(
+    "--http-clients",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Named clients of http steps: base URLs, headers, secrets from the environment (docs/language.md).",
+)
 @click.option("--log-format", type=click.Choice(["plain", "json"]), default="plain", show_default=True)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -121,6 +140,7 @@ def start_command(
     allow_localhost: bool,
     allow_private: bool,
     language: dict[str, Any],
+    http_clients: Path | None,
     log_format: Any,
     log_level: Any,
 ) -> None:
@@ -140,6 +160,7 @@ def start_command(
         allow_localhost=allow_localhost,
         allow_private=allow_private,
         language=language,
+        http_clients=_named_clients(http_clients),
     )
     try:
         run_peer(settings)

@@ -19,6 +19,7 @@ from node.api.server import ApiSettings
 from node.coordinator.settings import Settings as CoordinatorSettings
 from node.worker.settings import WorkerSettings, slots_auto
 from raft.settings import Settings as RaftSettings
+from workflow.steps.base import NamedClient
 from workflow.steps.base import Settings as LanguageSettings
 
 
@@ -50,6 +51,7 @@ class NodeSettings:
         allow_localhost: bool = False,
         allow_private: bool = False,
         language: Mapping[str, Any] | None = None,
+        http_clients: Mapping[str, NamedClient] | None = None,
     ) -> NodeSettings:
         """The settings that the options of `start` stand for; all others keep their defaults.
 
@@ -68,5 +70,5 @@ class NodeSettings:
             data_dir=data_dir,
             slots=slots or slots_auto(),
             api=ApiSettings(host=api_host, port=api_port),
-            worker=WorkerSettings(load=load, language=limits),
+            worker=WorkerSettings(load=load, language=limits, http_clients=http_clients or {}),
         )

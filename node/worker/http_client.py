@@ -32,7 +32,8 @@ header_bytes_max: Final = 64 * 1024  # one header line of an answer
 
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _KEEP_METHOD: Final = frozenset((307, 308))
-_SECRET_HEADERS: Final = frozenset(("authorization", "cookie", "proxy-authorization", "www-authenticate"))
+_SAFE_ANYWHERE: Final = frozenset(("accept", "accept-language", "content-type", "idempotency-key"))
+"""What goes along to another host by a redirect; any other header may hold a secret meant for the first."""
 _HEADERS: Final = {"User-Agent": "thaiyyal-node", "Accept-Encoding": "gzip"}
 _READ_BYTES: Final = 64 * 1024
 
@@ -179,7 +180,7 @@ class _Exchange:
         self._url = str(target)
         if (target.host, target.port) != (before.host, before.port):
             self.headers = {
-                name: value for name, value in self.headers.items() if name.lower() not in _SECRET_HEADERS
+                name: value for name, value in self.headers.items() if name.lower() in _SAFE_ANYWHERE
             }
         if status not in _KEEP_METHOD and self.method not in ("GET", "HEAD"):
             self.method, self.body = "GET", None

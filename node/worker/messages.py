@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from workflow.messages import SegmentResult, StepError, Task
+from workflow.steps.base import NamedClient
 
 Effect = Literal["pure", "read", "write", "wait"]
 
@@ -115,6 +116,7 @@ class RunnerSettings(Struct, frozen=True):
     stop_grace_s: float
     log_line_bytes_max: int
     log_bytes_per_attempt_max: int
+    http_clients: dict[str, NamedClient] = {}
 
 
 class ToPlan(Struct, frozen=True, array_like=True, tag=1):

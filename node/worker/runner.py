@@ -323,7 +323,11 @@ def main() -> None:
         outbox.send(FromFailed(str(error)))
         sys.exit(1)
     services = Services(
-        settings=language, now=lambda: datetime.now(UTC), http=HttpOnDemand(), step_types=step_types
+        settings=language,
+        now=lambda: datetime.now(UTC),
+        http=HttpOnDemand(),
+        step_types=step_types,
+        http_clients=settings.http_clients,
     )
     runner = Runner(settings, outbox, page, Segments(services))
     gc.collect()

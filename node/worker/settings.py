@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from workflow.steps.base import Settings
+from workflow.steps.base import NamedClient, Settings
 
 MIB: Final = 1024 * 1024
 
@@ -35,6 +35,7 @@ class WorkerSettings:
     load: tuple[str, ...] = ()  # modules with step types (--load)
     language: Settings = field(default_factory=Settings)  # level-1 settings, address rules of the http step
     environment: Mapping[str, str] = field(default_factory=dict)  # added to ENVIRONMENT_KEPT
+    http_clients: Mapping[str, NamedClient] = field(default_factory=dict, repr=False)  # --http-clients
 
     address_space_bytes_max: int = 2048 * MIB  # RLIMIT_AS: one workflow cannot take the host's memory
     open_files_max: int = 1024  # RLIMIT_NOFILE: room for io_tasks_max connections and their files

@@ -209,6 +209,7 @@ class Supervisor:
             stop_grace_s=settings.stop_grace_s,
             log_line_bytes_max=settings.log_line_bytes_max,
             log_bytes_per_attempt_max=settings.log_bytes_per_attempt_max,
+            http_clients=dict(settings.http_clients),
         )
         runner.process = RunnerProcess(runner_settings, self._environment, self)
         self._by_process[runner.process] = runner

@@ -22,10 +22,15 @@ _TOLERANCE_S = 0.03  # from the moment that the coordinator let a step go to the
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    data = tmp_path_factory.mktemp("level2") / "data"
+def process(tmp_path_factory: pytest.TempPathFactory, sink: str) -> Iterator[NodeProcess]:
+    folder = tmp_path_factory.mktemp("level2")
+    clients = {
+        "shop": {"base_url": f"{sink}/200", "headers": {"X-Own": {"env": "SHOP_KEY", "prefix": "key "}}}
+    }
+    (folder / "clients.json").write_text(json.dumps(clients))
     options = ("--slots", "2", "--allow-http", "--allow-localhost", "--load", "tests.process.level2_steps")
-    with node(data, *options) as running:
+    named = ("--http-clients", str(folder / "clients.json"))
+    with node(folder / "data", *options, *named, env={"SHOP_KEY": "s3cret"}) as running:
         yield running
         with running.client() as client:
             assert client.status()["engine"]["executions_without_next_step"] == 0
@@ -597,7 +602,7 @@ class _Handler(BaseHTTPRequestHandler):
             "body": self.rfile.read(size).decode(),
         }
         body = json.dumps(seen).encode()
-        self.send_response(int(self.path.split("?")[0].strip("/")))
+        self.send_response(int(self.path.split("?")[0].split("/")[1]))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -644,6 +649,16 @@ def test_http_sends_method_headers_query_body_and_its_idempotency_key(client: Sy
     assert (seen["method"], seen["path"], seen["own"]) == ("POST", "/201?q=1", "v1")
     assert json.loads(seen["body"]) == {"sent": {"n": 1}}
     assert seen["key"] == f"{execution.id}:post"
+
+
+def test_a_named_client_adds_what_the_operator_set(client: SyncClient, process: NodeProcess) -> None:
+    payload = workflow(step("get", "http", client="shop", url="orders/7"))
+    seen = finished(client, payload).final_output
+    assert (seen["path"], seen["own"]) == ("/200/orders/7", "key s3cret")
+    refused = finished(client, workflow(step("get", "http", client="other", url="x")))
+    assert refused.error is not None
+    assert refused.error.code == "http_client_unknown"
+    assert "s3cret" not in process.log_text()
 
 
 def test_http_statuses_decide_between_success_and_the_error_port(client: SyncClient, sink: str) -> None:

@@ -13,7 +13,16 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from workflow.level2.operators import json_text, plain, scalar_text
 from workflow.level2.shapes import duration_s
-from workflow.steps.base import HttpFailed, HttpRequest, HttpResponse, RunState, Services, Step, StepFailed
+from workflow.steps.base import (
+    HttpFailed,
+    HttpRequest,
+    HttpResponse,
+    NamedClient,
+    RunState,
+    Services,
+    Step,
+    StepFailed,
+)
 from workflow.steps.url_rules import UrlRefused, check_url
 from workflow.values import Value, from_json
 
@@ -56,12 +65,15 @@ async def run_http(step: Step, inputs: Sequence[Value], state: RunState, service
 def _request(step: Step, data: Mapping[str, Any], state: RunState, services: Services) -> HttpRequest:
     settings = services.settings
     method = (data.get("method") or "GET").upper()
-    url = _url(data)
+    named = _named_client(data, services)
+    url = _url(data, named)
     try:
         check_url(url, settings)
     except UrlRefused as error:
         raise StepFailed(f"URL validation failed: {error}", code="url_refused", retryable=False) from None
-    headers = _headers(data.get("headers"))
+    headers = (
+        _headers(named.headers) | _headers(data.get("headers")) if named else _headers(data.get("headers"))
+    )
     body: bytes | None = None
     if data.get("body") is not None:
         body, content_type = _body_bytes(data["body"])
@@ -85,8 +97,27 @@ def _request(step: Step, data: Mapping[str, Any], state: RunState, services: Ser
     )
 
 
-def _url(data: Mapping[str, Any]) -> str:
+def _named_client(data: Mapping[str, Any], services: Services) -> NamedClient | None:
+    name = data.get("client")
+    if name is None:
+        return None
+    found = services.http_clients.get(name)
+    if found is None:
+        known = ", ".join(sorted(services.http_clients)) or "none; start it with --http-clients FILE"
+        text = f"this node has no HTTP client {str(name)[:80]!r} (it has {known})"
+        raise StepFailed(text, code="http_client_unknown", retryable=False)
+    return found
+
+
+def _url(data: Mapping[str, Any], named: NamedClient | None) -> str:
+    """The address asked for. Under a named client it stays below the base URL, whose host gets the client's headers."""
     url = str(data["url"])
+    if named is not None:
+        joined = urljoin(named.base_url.rstrip("/") + "/", url.removeprefix("/"))
+        if not joined.startswith(named.base_url.rstrip("/") + "/"):
+            refusal = "http.url leaves the base URL of its client; give a path below it, without .."
+            raise StepFailed(refusal, code="url_refused", retryable=False)
+        url = joined
     query = data.get("query")
     if query:
         pairs = [

@@ -226,6 +226,7 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
                 F("timeout", "duration", about="30s", least=0.001, most=seconds_max),
                 F("expected_statuses", "any", about='numbers or "2xx"; default any 2xx'),
                 F("response", "text", choices=("body", "full")),
+                F("client", "text", about="a named client of the node: its base URL and headers"),
             ),
             "asks another service",
         ),

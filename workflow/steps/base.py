@@ -33,6 +33,7 @@ __all__ = [
     "HttpRequest",
     "HttpResponse",
     "LimitExceeded",
+    "NamedClient",
     "RunState",
     "Services",
     "Settings",
@@ -224,6 +225,14 @@ class HttpFailed(Exception):
         self.retryable = retryable
 
 
+@dataclass(frozen=True, slots=True)
+class NamedClient:
+    """What the node's operator set for one named client: `http` steps that name it build on it and never see it."""
+
+    base_url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold secrets
+
+
 class HttpClient(Protocol):
     async def __call__(self, request: HttpRequest) -> HttpResponse:
         """Make the request. Raises HttpFailed when there is no usable answer."""
@@ -244,6 +253,7 @@ class Services:
         default_factory=dict
     )  # user-registered, beside the built-in ones
     timezone: Any = UTC  # zone in which level 1 shows times
+    http_clients: Mapping[str, NamedClient] = field(default_factory=dict)  # level 2, by name
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep  # seconds
 
     def rng(self, execution_id: str, step_id: str) -> random.Random:

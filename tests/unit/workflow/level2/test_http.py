@@ -13,6 +13,7 @@ from workflow.steps.base import (
     HttpFailed,
     HttpRequest,
     HttpResponse,
+    NamedClient,
     Services,
     Settings,
     StepFailed,
@@ -151,3 +152,35 @@ def test_numbers_in_a_body_are_whole_where_they_are() -> None:
     ask(server, method="POST", body={"a": 1, "b": 1.5, "c": [2, "{{ 1 + 1 }}"]})
     assert json.loads(server.asked[0].body or b"") == {"a": 1, "b": 1.5, "c": [2, 2]}
     assert b"1.0" not in (server.asked[0].body or b"")
+
+
+def with_client(server: Server, **data: Any) -> Any:
+    shop = NamedClient("https://shop.example.com/v1", {"Authorization": "Bearer s3cret", "X-Team": "shop"})
+    lent = Services(Settings(allow_http=True), now=lambda: NOW, http=server, http_clients={"shop": shop})
+    return run_step("http", {"client": "shop", **data}, services=lent)
+
+
+def test_a_named_client_gives_its_base_url_and_headers() -> None:
+    server = Server()
+    with_client(server, url="orders/7", query={"full": "yes"}, headers={"x-team": "mine"})
+    (request,) = server.asked
+    assert request.url == "https://shop.example.com/v1/orders/7?full=yes"
+    assert dict(request.headers) == {"authorization": "Bearer s3cret", "x-team": "mine"}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://evil.example.com/", "//evil.example.com/x", "../admin", "https://shop.example.com/v2/x"]
+)
+def test_the_headers_of_a_named_client_never_leave_its_base_url(url: str) -> None:
+    server = Server()
+    with pytest.raises(StepFailed, match="leaves the base URL") as failed:
+        with_client(server, url=url)
+    assert failed.value.code == "url_refused"
+    assert server.asked == []
+
+
+def test_an_unknown_client_is_named_with_those_there_are() -> None:
+    with pytest.raises(StepFailed, match=r"no HTTP client 'shopp' \(it has shop\)") as failed:
+        with_client(Server(), client="shopp", url="x")
+    assert failed.value.code == "http_client_unknown"
+    assert "s3cret" not in failed.value.text
