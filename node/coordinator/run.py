@@ -837,8 +837,12 @@ class Transition:
             self.fail_attempt(x, program, scope, attempt, StepError("outcome_unknown", text, node), None)
             return
         attempt.losses += at_fault
-        if attempt.losses >= self.state.limits.runner_kills_max:
-            text = f"the task ended its runner {attempt.losses} times: {error.message}"
+        attempt.lost += 1
+        limits = self.state.limits
+        if attempt.losses >= limits.runner_kills_max or attempt.lost >= limits.losses_max:
+            ended = attempt.losses >= limits.runner_kills_max
+            what = f"ended its runner {attempt.losses} times" if ended else f"was lost {attempt.lost} times"
+            text = f"the task {what}: {error.message}"
             self._fail_for_good(
                 x, program, scope, attempt, StepError(error.code, text, node, retryable=False), None
             )

@@ -83,6 +83,7 @@ class Attempt(Struct, array_like=True):
     loop: Loop | None = None
     heartbeat: bytes | None = None
     expires: float = 0.0  # cluster time at which a step that waits has used up its timeout_s; 0: no limit
+    lost: int = 0  # times that a pure or read task was lost, by whosever fault
 
 
 class Scope(Struct, array_like=True):
@@ -191,6 +192,7 @@ class Limits(Struct, array_like=True, frozen=True, kw_only=True):
     nesting_max: int = 16  # executions that start executions, counted from the outermost
     executions_max: int = 200_000  # live ones, above which no execution starts another
     keyed: KeyedLimits = KeyedLimits()
+    losses_max: int = 100  # a task that was lost this often, by whosever fault, fails and goes round no longer
 
 
 class Changes:

@@ -127,6 +127,19 @@ def test_a_task_that_kills_its_runner_three_times_fails_with_the_reason():
     assert "ended its runner 3 times: signal 9" in x.error.message
 
 
+def test_a_task_that_is_lost_again_and_again_by_nobodys_fault_fails_at_last():
+    plan = chain(1)
+    m = Machine(plan)
+    x = m.start(plan)
+    for _ in range(m.state.limits.losses_max - 1):
+        lost(m, x)
+        assert x.status == ""
+    lost(m, x)
+    assert x.status == "failed"
+    assert x.error is not None
+    assert "was lost 100 times" in x.error.message
+
+
 def test_losses_that_are_not_its_fault_never_fail_a_read():
     plan = chain(1)
     m = Machine(plan)
