@@ -192,7 +192,7 @@ class Limits(Struct, array_like=True, frozen=True, kw_only=True):
     nesting_max: int = 16  # executions that start executions, counted from the outermost
     executions_max: int = 200_000  # live ones, above which no execution starts another
     keyed: KeyedLimits = KeyedLimits()
-    losses_max: int = 100  # a task that was lost this often, by whosever fault, fails and goes round no longer
+    losses_max: int = 100  # a task that was lost this often, by whosever fault, fails
 
 
 class Changes:
