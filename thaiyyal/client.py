@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import random
 import secrets
 import threading
@@ -532,10 +533,7 @@ class Client:
 
     def _nobody(self, cause: BaseException) -> str:
         where = " and ".join(self._addresses)
-        reason = (
-            "no answer in time" if isinstance(cause, TimeoutError) else str(cause) or type(cause).__name__
-        )
-        return f"no node answers at {where}: {reason}"
+        return f"no node answers at {where}: {_reason(cause)}"
 
 
 class _Repeatable(Exception):
@@ -785,3 +783,13 @@ class SyncClient:
     def status(self) -> Mapping[str, Any]:
         """See Client.status."""
         return self._wait(self._client.status())
+
+
+def _reason(cause: BaseException) -> str:
+    """Why there was no answer, in the system's own words where it has some: `connection refused`."""
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    underneath = cause.os_error if isinstance(cause, aiohttp.ClientConnectorError) else cause
+    if isinstance(underneath, OSError) and underneath.errno is not None and underneath.errno > 0:
+        return os.strerror(underneath.errno).lower()
+    return str(underneath) or type(underneath).__name__
