@@ -873,9 +873,8 @@ class Transition:
             )
         self._drop_resume(x, attempt)
         plan = program.segments[attempt.segment]
-        blamed = self._last_step(
-            program, attempt.segment
-        )  # the only step of the segment that has error edges
+        # only the last step of a segment has error edges
+        blamed = self._last_step(program, attempt.segment)
         if plan.error_edges and (is_loop or error.node in (None, blamed)):
             self._handle_failure(x, program, scope, attempt, error, plan)
             return
