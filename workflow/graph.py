@@ -6,7 +6,7 @@ Plain functions on ids and edges; nothing here knows what a step does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from workflow.definition import Definition, FlowEdge, LoadError, Problem
@@ -33,13 +33,12 @@ def execution_order(definition: Definition, references: Iterable[tuple[str, str]
     Roots by id, then breadth first in edge order. `references` are further (source, target) pairs that order two
     steps (level 2). Raises GraphInvalid.
     """
-    positions: dict[str, int] = {}
-    repeated: list[Problem] = []
-    for position, step in enumerate(definition.steps):
-        if step.id in positions:
-            repeated.append(Problem(f"nodes[{position}].id", f"id {step.id!r} is used twice"))
-        positions[step.id] = position
-    _refuse_unknown_targets(definition.edges, positions)
+    ids = [step.id for step in definition.steps]
+    positions = {step_id: position for position, step_id in enumerate(ids)}
+    unknown = unknown_targets(definition.edges, positions)
+    if unknown:
+        raise GraphInvalid(unknown[0].message, unknown)
+    repeated = repeated_ids(ids)
     if repeated:
         raise GraphInvalid(CYCLE_TEXT, repeated)
 
@@ -69,15 +68,25 @@ def _pairs(edges: Sequence[FlowEdge], references: Iterable[tuple[str, str]]) -> 
     yield from references
 
 
-def _refuse_unknown_targets(edges: Sequence[FlowEdge], positions: Mapping[str, int]) -> None:
+def repeated_ids(ids: Sequence[str | None]) -> list[Problem]:
+    """A problem for each node whose id another one before it has; None is no id."""
+    seen: set[str] = set()
+    problems = []
+    for position, step_id in enumerate(ids):
+        if step_id in seen:
+            problems.append(Problem(f"nodes[{position}].id", f"id {step_id!r} is used twice"))
+        if step_id is not None:
+            seen.add(step_id)
+    return problems
+
+
+def unknown_targets(edges: Sequence[FlowEdge], positions: Container[str]) -> list[Problem]:
     """The original crashes on an edge from a known step to an unknown one. One between unknown steps is inert."""
-    problems = [
+    return [
         Problem(f"edges[{index}].target", f"edge {index} leads to an unknown node: {edge.target!r}")
         for index, edge in enumerate(edges)
         if edge.target not in positions and edge.source in positions
     ]
-    if problems:
-        raise GraphInvalid(problems[0].message, problems)
 
 
 def _stuck(

@@ -29,6 +29,7 @@ from workflow.decode import (
     pairs_of,
 )
 from workflow.definition import Definition, FlowEdge, InputSpec, LoadError, Problem
+from workflow.graph import repeated_ids, unknown_targets
 from workflow.infer import infer_type
 from workflow.level2 import load as level2
 from workflow.policy import PolicyInvalid, parse_policy
@@ -182,6 +183,12 @@ def _table(step_type: StepType) -> FieldTable:
     return FieldTable(step_type.data_name, step_type.fields)
 
 
+def _id_of(node: Any) -> str | None:
+    """The id of a node that may be wrong in other ways, None when it has none that is a text."""
+    pairs = pairs_of(node) if isinstance(node, dict) else ()
+    return next((value for key, value in pairs if fold(key) == "id" and type(value) is str), None)
+
+
 class _Loader:
     """One pass over a payload."""
 
@@ -190,6 +197,7 @@ class _Loader:
         self._step_types = step_types
         self._exact = exact
         self._problems: list[Problem] = []
+        self._ids: list[str | None] = []  # of all nodes, refused ones too
         self._fatal: str | None = None  # what ends the original's decoder at once
         self._payload = Struct("Payload")
 
@@ -217,6 +225,7 @@ class _Loader:
                 case "edges":
                     edges = self._edges(self._payload.array(value, "edges", "[]types.Edge") or [])
         inputs = self._inputs(tree.get("inputs"))
+        self._add_graph_problems(edges)
         self._raise_problems()
         return Definition(
             1,
@@ -234,6 +243,14 @@ class _Loader:
         if not self._exact and not _has_repeated(tree):
             text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
+
+    def _add_graph_problems(self, edges: list[FlowEdge]) -> None:
+        """Where nodes are refused, also what is wrong between them, so that one look shows all."""
+        if self._problems:
+            self._problems += repeated_ids(self._ids)
+            self._problems += unknown_targets(
+                edges, {step_id for step_id in self._ids if step_id is not None}
+            )
 
     def _raise_problems(self) -> None:
         mismatch = self._payload.mismatch
@@ -290,6 +307,7 @@ class _Loader:
             raise _too_large(f"workflow too large: {len(nodes)} steps (limit: {steps_max})")
         steps = []
         for index, node in enumerate(nodes):
+            self._ids.append(_id_of(node))
             try:
                 steps.append(self._step(index, node))
             except TypeMismatch as error:

@@ -106,8 +106,25 @@ def test_every_problem_is_collected_with_its_place():
         "nodes[1].data.value",
         "nodes[2]",
         "edges[0].source",
+        "nodes[1].id",
         "edges.source",
     ]
+
+
+def test_what_is_wrong_between_nodes_is_told_beside_what_is_wrong_in_them():
+    payload = {
+        "nodes": [node(value="x"), node(value=1) | {"id": "m"}, node(value=1) | {"id": "m"}],
+        "edges": [{"source": "n", "target": "gone"}, {"source": "n", "target": "m"}],
+    }
+    refused = refusal(payload)
+    assert [problem.path for problem in refused.problems] == [
+        "nodes[0].data.value",
+        "nodes[2].id",
+        "edges[0].target",
+    ]
+    assert refused.text.startswith("failed to parse payload: failed to unmarshal data for node n"), (
+        "the original's"
+    )
 
 
 def test_the_step_limit_is_at_its_number():
